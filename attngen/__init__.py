@@ -1,0 +1,1 @@
+"""A compiler that turns a declarative attention spec into GPU kernels."""

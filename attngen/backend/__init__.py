@@ -1,0 +1,1 @@
+"""IR, schedule and target to source text."""

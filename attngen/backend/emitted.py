@@ -1,0 +1,40 @@
+"""What a backend hands to the runtime: a complete source file and what is needed to compile and call it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DeviceKernel:
+    """One `@triton.jit` function of the file, as `triton.compile` wants it.
+
+    signature: parameter -> type ("*bf16", "i32", "fp32", "tensordesc<bf16[1, 1, 64, 128]>", "constexpr");
+    constants: value of each constexpr parameter; attributes: parameters known divisible by 16.
+    """
+
+    name: str
+    signature: Mapping[str, str]
+    constants: Mapping[str, int | float | bool | None]
+    divisible: tuple[str, ...]
+    warps: int
+    stages: int
+    max_registers: int | None = None
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A generated file.
+
+    source: complete Python text that imports only torch and triton; entry: name of its host function,
+    which takes the spec's tensors and scalars by name in declaration order, allocates and returns the
+    results as a tuple in the order of the spec, and checks nothing (the runtime has checked);
+    outputs: names of the results; kernels: the device functions, for ahead-of-time compilation.
+    """
+
+    source: str
+    entry: str
+    arguments: tuple[str, ...]
+    outputs: tuple[str, ...]
+    kernels: tuple[DeviceKernel, ...]

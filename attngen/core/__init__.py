@@ -1,0 +1,1 @@
+"""Ground floor: sources, diagnostics, dtypes, targets, data files."""

@@ -1,0 +1,1 @@
+"""The typed program the passes work on."""

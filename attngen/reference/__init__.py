@@ -1,0 +1,1 @@
+"""The definition: an eager float64 executor, and the tolerance model."""

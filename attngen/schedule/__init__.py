@@ -1,0 +1,1 @@
+"""How a program is tiled: typed points, legal space, choice by a model."""

@@ -1,0 +1,34 @@
+"""A schedule: how a program is tiled and staged. It changes speed, never results beyond rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One point of the schedule space of the Triton backend.
+
+    block_q, block_k: rows of a query tile and of a key tile (powers of two);
+    warps: warps of a program; stages: depth of the software pipeline of the loop over keys;
+    max_registers: cap for the compiler, or None; loads: "descriptor" or "pointer";
+    loops: "split" (partial / full / partial) or "single" (every tile masked);
+    precision: of fp32 products, "tf32" or "ieee".
+    """
+
+    block_q: int
+    block_k: int
+    warps: int
+    stages: int
+    loads: str
+    loops: str = "split"
+    max_registers: int | None = None
+    precision: str = "ieee"
+
+    def describe(self) -> str:
+        """One line for headers and `explain`."""
+        parts = [f"block_q={self.block_q}", f"block_k={self.block_k}", f"warps={self.warps}"]
+        parts += [f"stages={self.stages}", f"loads={self.loads}", f"loops={self.loops}"]
+        if self.max_registers:
+            parts.append(f"max_registers={self.max_registers}")
+        return ", ".join([*parts, f"precision={self.precision}"])
