@@ -253,9 +253,12 @@ class Le(IndexNode):
                 return f"not {flag}"
             if self.poly == 1 - of(flag):
                 return str(flag)
-        left = _positive_part(self.poly)
-        strict = self.poly.coefficient(()) == 1
-        return f"{left} < {left - self.poly + 1}" if strict else f"{left} <= {left - self.poly}"
+        left, constant = _positive_part(self.poly), self.poly.coefficient(())
+        if constant == 1:
+            return f"{left} < {left - self.poly + 1}"
+        if not left.terms and constant > 0:
+            left = number(constant)
+        return f"{left} <= {left - self.poly}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

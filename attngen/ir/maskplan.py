@@ -67,7 +67,7 @@ class MaskPlan:
     forward: keys over a query tile; transposed: queries over a key tile;
     may, must: tile test over q0 q1 k0 k1 (some / every element kept);
     never_empty: condition on scalars under which each row keeps a key (index.TRUE: always);
-    needs: sums of scalars that must be >= 1 at launch: ranges *and* row limits rely on it;
+    needs: divisors that must be >= 1 at launch: ranges *and* row limits rely on it;
     notes: what was given up and why, in words;
     lone_scalars: scalars that only ever stand alone, with coefficient 1 or -1, beside positions and
     constants: clamping them to +-2**30 at the call changes nothing and keeps bounds inside int32.

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.ir.attention import Attention
-from attngen.ir.index import FALSE, TRUE, FloorDiv, Formula, Modulo, Poly, var, walk
+from attngen.ir.index import FALSE, TRUE, Formula, Poly, var
 from attngen.ir.index_build import both, negate
 from attngen.ir.maskplan import Direction, MaskPlan, Range, RowClause
 from attngen.passes.clauses import Clause, Expansion
 from attngen.passes.extremes import row_box, tile_box
 from attngen.passes.facts import Facts, side_facts
-from attngen.passes.isolate import positive, solve
+from attngen.passes.isolate import solve
 from attngen.passes.mask_formula import mask_formula
 from attngen.passes.ranges import full_range, hull, merge, outer_range
-from attngen.passes.scalars import lone_scalars
+from attngen.passes.scalars import divisors, lone_scalars
 from attngen.passes.tile_test import tile_test
 from attngen.passes.witness import never_empty
 
@@ -53,7 +53,7 @@ def analyse_formula(formula: Formula, *, same_length: bool) -> MaskPlan:
         may,
         must,
         never_empty(analysis.formula, *analysis.lengths, analysis.facts_without("k")),
-        tuple(dict.fromkeys(analysis.needs)),
+        analysis.needs,
         analysis.notes(forward, transposed),
         lone_scalars(analysis.formula),
     )
@@ -66,11 +66,9 @@ class Analysis:
         kv_len = var("kv_len")
         self.lengths = (kv_len if same_length else var("q_len"), kv_len)
         self.length = dict(zip("qk", self.lengths, strict=True))
-        self.needs: list[Poly] = []
+        self.needs: tuple[Poly, ...] = ()
+        self.needs = divisors(formula, self.facts_without(""))
         self.facts = self.facts_without("")
-        for node in walk(formula):
-            if isinstance(node, FloorDiv | Modulo):
-                positive(node.den, self.facts)
         expansion = Expansion(self.facts)
         self.clauses: list[Clause] = expansion.clauses(formula)
         self.formula = formula

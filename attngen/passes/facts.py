@@ -34,21 +34,18 @@ BUDGET = 30_000  # steps per analysis
 class Facts:
     """Non-negative polynomials.
 
-    known: polynomials >= 0. positive: run-time scalars (or sums of them) assumed >= 1, which the
-    launcher must check; the list grows while atoms are solved.
+    known: polynomials >= 0. positive: divisors assumed >= 1, which the launcher checks.
     """
 
-    def __init__(self, known: tuple[Poly, ...], positive: list[Poly], budget: int = BUDGET) -> None:
-        self.base = known
+    def __init__(
+        self, known: tuple[Poly, ...], positive: tuple[Poly, ...] = (), budget: int = BUDGET
+    ) -> None:
+        self.known = (*known, *(p - 1 for p in positive))
         self.positive = positive
         self.budget = budget
+        self._signed = frozenset(p.term or (p + 1).term for p in self.known) - {None}
         self._proved: dict[Poly, bool] = {}
         self._fuel = 0
-
-    @property
-    def known(self) -> list[Poly]:
-        """Everything known, assumptions included."""
-        return [*self.base, *(p - 1 for p in self.positive)]
 
     def nonneg(self, p: Poly) -> bool:
         """Whether p >= 0 can be proved."""
@@ -118,8 +115,7 @@ class Facts:
             case FloorDiv(num=p, den=n):
                 return self._divisor(n) and self._search(p, 2)
             case Var():
-                me = of(term)
-                return any(fact is me or fact is me - 1 for fact in self.known)
+                return term in self._signed
         return False
 
     def _divisor(self, n: Poly) -> bool:

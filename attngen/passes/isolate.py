@@ -7,7 +7,7 @@ Each rule is exact, so a clause without leftovers keeps exactly an interval of e
     x // n < s,  x // n >= s   x < n * s,  x >= n * s, go on with x
     y[g] < s,    y[g] >= s     y sorted: g < first_ge(y, s),  g >= first_ge(y, s), go on with g
 
-v under `%`, in an unsorted row or at two places is a leftover. `first_ge(y, y[i])` is where the run of
+v under `%`, in an unsorted row, at two places, or times a factor of unknown sign is a leftover. `first_ge(y, y[i])` is where the run of
 equal elements around i begins, `first_ge(y, y[i] + 1)` where it ends: that is all there is to documents.
 """
 
@@ -30,14 +30,12 @@ from attngen.ir.index import (
     of,
     poly,
     var,
-    walk,
 )
 from attngen.ir.index_build import ceil_div, floor_div
 from attngen.passes.clauses import Clause
 from attngen.passes.facts import Facts
 
 NESTING = 4  # functions around the variable
-POSITIONS = frozenset(("q", "k", "b", "h", "h_kv", "q_len", "kv_len"))
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def solve(clause: Clause, v: str, length: Poly, facts: Facts) -> Solved:
 
 
 def isolate(p: Poly, v: str, facts: Facts) -> Bound | None:
-    """P <= 0 as a bound of v; None where v cannot be isolated. May add to `facts.positive`."""
+    """P <= 0 as a bound of v; None where v cannot be isolated."""
     for _ in range(NESTING):
         inside = [(m, c, t) for m, c in p.terms for t in m if v in t.names and t is not Var(v)]
         if not inside:
@@ -97,7 +95,7 @@ def _peel(monomial: Monomial, c: int, term: Term, p: Poly, v: str, facts: Facts)
     # c > 0: f(g) < stop.  c < 0: f(g) >= stop.
     stop = floor_div(-rest, number(c)) + 1 if c > 0 else ceil_div(rest, number(-c))
     match term:
-        case FloorDiv(num=inner, den=den) if v not in den.names and positive(den, facts):
+        case FloorDiv(num=inner, den=den) if v not in den.names and facts.sign(den) > 0:
             limit = den * stop
         case Element(length=length, index=(*lead, inner)) if length is not None:
             if any(v in i.names for i in lead):
@@ -115,21 +113,9 @@ def _linear(p: Poly, v: str, facts: Facts) -> Bound | None:
     rest = p - slope * var(v)
     if not slope.terms or v in rest.names or slope.names & {"q", "k"}:
         return None
-    if not (sign := facts.sign(slope)):
-        # a run-time coefficient: assume the sign it is written with; the launcher checks it
-        sign = 1 if all(c > 0 for _, c in slope.terms) else -1
-        if not positive(slope * sign, facts):
-            return None
+    sign = facts.sign(slope)
+    if sign == 0:  # a coefficient of unknown sign, known at run time only
+        return None
     if sign > 0:
         return Bound("hi", floor_div(-rest, slope) + 1)
     return Bound("lo", ceil_div(rest, -slope))
-
-
-def positive(p: Poly, facts: Facts) -> bool:
-    """Whether p >= 1: proved, or made of scalars only, so that the launcher can check it."""
-    if (sign := facts.sign(p)) != 0:
-        return sign > 0
-    if p.names & POSITIONS or any(isinstance(node, Element) for node in walk(p)):
-        return False
-    facts.positive.append(p)
-    return True

@@ -1,5 +1,8 @@
-"""Run-time scalars that only ever stand alone in a comparison: `window` in `q - k < window`.
+"""Run-time scalars: those a launch must check, and those it may clamp.
 
+A divisor (`k // stride`) must be >= 1: `stride` is checked at the call.
+
+The others are scalars that only ever stand alone in a comparison: `window` in `q - k < window`.
 2**31 - 1 is a usual "no window", and `k1 + window` would wrap in 32 bits. A scalar that stands alone,
 with coefficient 1 or -1, beside positions, lengths and constants only can be clamped to +-2**30 at the
 call: no comparison changes, for positions stay below 2**30.
@@ -9,8 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attngen.ir.index import Element, Formula, IndexNode, Le, Poly, Var, children, walk
+from attngen.ir.index import (
+    Element,
+    FloorDiv,
+    Formula,
+    IndexNode,
+    Le,
+    Modulo,
+    Poly,
+    Var,
+    children,
+    walk,
+)
 from attngen.ir.index_build import lift
+from attngen.passes.facts import Facts
 
 BUILTIN = frozenset(("q", "k", "q_len", "kv_len", "b", "h", "h_kv"))
 MOST = 500  # sums looked at; a mask of more is left alone
@@ -19,6 +34,18 @@ MOST = 500  # sums looked at; a mask of more is left alone
 def scalars(node: IndexNode) -> set[str]:
     """Run-time scalars in a formula."""
     return set(node.names - BUILTIN)
+
+
+def divisors(formula: Formula, facts: Facts) -> tuple[Poly, ...]:
+    """Divisors made of scalars only that are not proved to be >= 1, in the order they occur."""
+    found = [node.den for node in walk(formula) if isinstance(node, FloorDiv | Modulo)]
+    return tuple(
+        den
+        for den in dict.fromkeys(found)
+        if not den.names & BUILTIN
+        and not any(isinstance(node, Element) for node in walk(den))
+        and facts.sign(den) == 0
+    )
 
 
 def lone_scalars(formula: Formula) -> tuple[str, ...]:

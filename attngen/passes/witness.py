@@ -39,7 +39,9 @@ def never_empty(formula: Formula, q_len: Poly, kv_len: Poly, facts: Facts) -> Fo
         failing = expansion.clauses(negate(held))
         ways.append(both(*(_impossible(clause, every_row, steady) for clause in failing)))
     tidy = [c for c in expansion.clauses(either(*ways)) if not c.loose]
-    return either(*(c.formula for c in tidy))
+    # any of them is enough: keep the shortest, `q_len <= kv_len` rather than `q_len <= 1 and ..` too
+    shortest = min((len(c.conditions) for c in tidy), default=0)
+    return either(*(c.formula for c in tidy if len(c.conditions) == shortest))
 
 
 def _impossible(clause: Clause, every_row: Extremes, steady: frozenset[IndexNode]) -> Formula:
