@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
@@ -116,7 +117,7 @@ class Tile(Evaluator):
             case Sum(x=x):
                 return self._sum(x)
             case LogSumExp(score=score, sink=sink):
-                exponents, total, top = self._exponentials(score, sink)
+                _, total, top = self._exponentials(score, sink)
                 empty = total == 0
                 safe = torch.where(empty, torch.ones_like(total), total)
                 return torch.where(empty, torch.full_like(top, -torch.inf), top + torch.log(safe))
@@ -163,7 +164,7 @@ class Tile(Evaluator):
             number = self._number(x).expand(self.shape)
             return torch.where(self.keep, number, torch.zeros_like(number)).sum(1, keepdim=True)
         parts = [self._sum_product(term) for term in terms(x)]
-        return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+        return functools.reduce(torch.add, parts)
 
     def _sum_product(self, term: Expr) -> Tensor:
         """Sum over keys of numbers times rows: [queries, 1, width]."""
@@ -258,7 +259,7 @@ def _row_max(scores: Tensor) -> Tensor:
 
 
 def _contract(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b; its backward reads NaN and infinite operands as 0, so they stay in their own row."""
+    """Matrix product; its backward reads NaN and infinite operands as 0, in their row alone."""
     if pointwise.finite(a) and pointwise.finite(b):
         return a @ b
     clean = torch.nan_to_num(a, 0.0, 0.0, 0.0) @ torch.nan_to_num(b, 0.0, 0.0, 0.0)

@@ -20,7 +20,7 @@ MOST_ELEMENTS = 2**22  # of one intermediate value: bounds the memory of a call
 
 @dataclass(frozen=True)
 class Precision:
-    """compute: of every operation; product: both sides of weights x rows are rounded to it, or None."""
+    """compute: dtype of every operation; product: weights and rows are rounded to it before `@`."""
 
     compute: torch.dtype
     product: torch.dtype | None = None
@@ -123,7 +123,7 @@ class Run:
         tile = self._tile(place, rows)
         tile.set_mask(self.program.mask, None)
         head = rows.of_head(place.h)
-        return chosen_blocks(sparsity, self.streams, self.sizes, place, head, tile.keep)
+        return chosen_blocks(sparsity, (self.streams, self.sizes), place, head, tile.keep)
 
     def _step(self, place: Place) -> int:
         """Queries evaluated at once."""

@@ -18,6 +18,7 @@ from attngen.ir.expr import (
     Const,
     Dot,
     Expr,
+    Extent,
     Index,
     Load,
     LogSumExp,
@@ -120,9 +121,11 @@ class Evaluator(abc.ABC):
             case Unary(op=op, x=x):
                 return pointwise.unary(op, self.value(x), self.compute)
             case Binary(op=op, a=a, b=b):
-                return pointwise.binary(op, *self._aligned(a, b), self.compute)
+                left, right = self._aligned(a, b)
+                return pointwise.binary(op, left, right, self.compute)
             case Where(condition=condition, a=a, b=b):
-                return pointwise.where(*self._aligned(condition, a, b), self.compute)
+                test, left, right = self._aligned(condition, a, b)
+                return pointwise.where(test, left, right, self.compute)
             case Cast(x=x, dtype=dtype):
                 return pointwise.cast(self.value(x), dtype, self.compute)
             case Dot(a=a, b=b):
@@ -134,19 +137,21 @@ class Evaluator(abc.ABC):
         """Contraction of the last axes of two rows."""
         return pointwise.multiply(a, b).sum(-1)
 
-    def _aligned(self, *arguments: Expr) -> tuple[Tensor, ...]:
-        """The values with equal feature ranks: numbers spread, rows lie along the axis they name."""
+    def _aligned(self, *arguments: Expr) -> list[Tensor]:
+        """The values with equal feature ranks: numbers spread, rows along the axis they name."""
         values = [self.value(e) for e in arguments]
         rank = max(v.dim() for v in values) - self.lead
         shape = next((m for e in arguments if (m := matrix(e)) is not None), None)
-        out = []
-        for e, value in zip(arguments, values, strict=True):
-            own = value.dim() - self.lead
-            if own == 0:
-                value = value.reshape(*value.shape, *(1,) * rank)
-            elif own < rank and shape is not None:
-                # a row beside a matrix: along its rows, unless it only has the columns' name
-                columns = e.feature != shape[0] and e.feature == shape[1]
-                value = value.unsqueeze(-2 if columns else -1)
-            out.append(value)
-        return tuple(out)
+        return [self._spread(e, v, rank, shape) for e, v in zip(arguments, values, strict=True)]
+
+    def _spread(
+        self, e: Expr, value: Tensor, rank: int, shape: tuple[Extent, Extent] | None
+    ) -> Tensor:
+        own = value.dim() - self.lead
+        if own == 0:
+            return value.reshape(*value.shape, *(1,) * rank)
+        if own < rank and shape is not None:
+            # a row beside a matrix: along its rows, unless it only has the columns' name
+            columns = e.feature != shape[0] and e.feature == shape[1]
+            return value.unsqueeze(-2 if columns else -1)
+        return value

@@ -1,9 +1,10 @@
-"""The definition of a spec: its formula evaluated as written, in float64, with every score in memory.
+"""The definition of a spec: its formula evaluated as written, in float64, every score in memory.
 
 Results come in the order they are returned. A row result of an attention has the axes of the first
-query stream, in its order, with the feature axis replaced (`[B, Sq, Hq, D]` -> `[B, Sq, Hq, Dv]`); a
-number (lse, an index) drops the feature axis. A row result of a recurrence has the axes of the first
-stream that has every head; a state comes back final, in its declared layout. Indices are int64.
+query stream, in its order, with the feature axis replaced: `[B, Sq, Hq, D]` -> `[B, Sq, Hq, Dv]`.
+A number (lse, an index) drops the feature axis. A row result of a recurrence has the axes of the
+first stream that has every head; a state comes back final, in its declared layout. Indices are
+int64.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 
 from attngen.ir.attention import Attention
 from attngen.ir.recurrence import Recurrence
+from attngen.reference.attend import holds_sum
 from attngen.reference.attention import Precision, Run
 from attngen.reference.recur import Walk
 from attngen.reference.sizes import Arguments
@@ -26,7 +28,7 @@ def reference(
 
     tensors: by declared name, run-time scalars as numbers or 0-d tensors; a recurrence takes an
     initial state under the state's name. A masked key never matters, whatever it holds. A row
-    without keys gives 0 in every result that holds a sum, and -inf in `logsumexp` (the sink if any).
+    without keys gives 0 in every result that holds a sum, and -inf (or the sink) in `logsumexp`.
 
     Raises: ValueError for a missing tensor or sizes that disagree.
     """
@@ -57,7 +59,7 @@ def matched(
 
 
 def keep_mask(program: Attention, tensors: Arguments) -> torch.Tensor:
-    """The pairs that count, sparsity included: bool [B, H, Sq, Skv], False past a sequence's end."""
+    """The pairs that count, sparsity included: bool [B, H, Sq, Skv], False past the lengths."""
     masks = list(Run(program, tensors, Precision(torch.float64)).masks())
     shape = [max(m.shape[i] for m in masks) for i in range(3)]
     out = torch.zeros(len(masks), *shape, dtype=torch.bool, device=masks[0].device)
@@ -72,6 +74,6 @@ def _is_state(program: Recurrence, number: int) -> bool:
 
 
 def _is_sum_of_rows(program: Attention, number: int) -> bool:
-    """A row of features is stored in the input's dtype; top lists and numbers are not."""
-    feature = program.outputs[number][1].feature
-    return feature is not None and not isinstance(feature, int)
+    """A sum of rows is stored in the input's dtype; top lists and numbers are not."""
+    _, e = program.outputs[number]
+    return e.feature is not None and holds_sum(e)

@@ -22,7 +22,7 @@ def philox(seed: int, counter: Words, rounds: int = ROUNDS) -> Words:
     Key words are the low and the high half of the 64-bit seed (a negative one as two's complement):
     `tl.philox(seed, c0, c1, c2, c3)` with 32-bit counters. Counters broadcast.
     """
-    c0, c1, c2, c3 = (word & _WORD for word in torch.broadcast_tensors(*counter))
+    c0, c1, c2, c3 = (word & _WORD for word in counter)
     k0, k1 = seed & _WORD, (seed >> 32) & _WORD
     for _ in range(rounds):
         high_0, low_0 = _multiply(c0, _MULTIPLIER_0)
@@ -33,7 +33,7 @@ def philox(seed: int, counter: Words, rounds: int = ROUNDS) -> Words:
 
 
 def uniform(seed: int, counter: Words, dtype: torch.dtype) -> Tensor:
-    """Uniform numbers in [0, 1): the top 24 bits of the first word times 2**-24, exact in float32."""
+    """Uniform numbers in [0, 1): the top 24 bits of the first word times 2**-24 (exact)."""
     return (philox(seed, counter)[0] >> 8).to(dtype) * 2.0**-24
 
 

@@ -45,7 +45,7 @@ def binary(op: str, a: Tensor, b: Tensor, compute: torch.dtype) -> Tensor:
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """a * b whose backward never makes NaN from a zero adjoint."""
+    """Product whose backward never makes NaN from a zero adjoint."""
     return _guarded(torch.mul, a, b)
 
 
@@ -86,7 +86,7 @@ class _Guarded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor | None, ...]:
         (adjoint,) = adjoints
-        with torch.enable_grad():  # type: ignore[no-untyped-call]
+        with torch.enable_grad():
             saved = ctx.saved_tensors
             shape = adjoint.shape
             arguments = [x.detach().expand(shape).clone().requires_grad_() for x in saved]

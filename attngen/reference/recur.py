@@ -87,7 +87,7 @@ class Walk:
                 step.assign(name, step.value(e))
 
     def _result(self, number: int, step: Step, seen: Sequence[Tensor]) -> Tensor:
-        name, e, _ = self.program.outputs[number]
+        _, e, _ = self.program.outputs[number]
         if isinstance(e, State):
             return step.states[e.name]
         if not seen:

@@ -1,12 +1,15 @@
 """Which key blocks a query block reads, when a spec says `sparsity = ...`.
 
-`blocks(index, count, size)`: key blocks index[..., :count] of each query block; a block listed
-twice counts once. `top_blocks(expr, count, size, keep)`: rows in the expression stand for the mean
-row of a block; candidates are the key blocks in which the mask keeps at least one pair; the blocks
-of `keep` come first and count, then the highest score, ties by lowest index. `threshold_blocks(expr,
-alpha, size, keep)`: the fewest candidates, highest first, whose softmax over the candidates reaches
-alpha. `first(n)`: the first n key blocks; `local(n)`: the n that end at the block of the query
-block's last `q_pos`.
+- `blocks(index, count, size)`: key blocks index[..., :count] of each query block; a block listed
+  twice counts once.
+- `top_blocks(expr, count, size, keep)`: a row in the expression stands for the mean row of its
+  block, an index for the number of the block. Candidates are the key blocks in which the mask keeps
+  a pair. The blocks of `keep` come first and count; then the highest score, ties by lowest index.
+- `threshold_blocks(expr, alpha, size, keep)`: the fewest candidates, highest first, whose softmax
+  over the candidates reaches alpha.
+
+`first(n)`: the first n key blocks; `local(n)`: the n that end at the block of the last `q_pos` of
+the query block.
 """
 
 from __future__ import annotations
@@ -29,23 +32,19 @@ _KEEP = re.compile(r"(first|local)\s*\(\s*(\d+)\s*\)")
 def listed_blocks(sparsity: Sparsity, streams: Streams, place: Place, heads: int) -> Tensor:
     """The caller's list as bool [queries, keys] of one sequence and head."""
     index, count = (_of_head(streams, name, place, heads) for name in sparsity.tensors)
-    bk = sparsity.size[1]
     q_blocks, k_blocks = block_counts(sparsity, place)
     chosen = torch.zeros(q_blocks, k_blocks, dtype=torch.bool, device=streams.device)
     for row in range(q_blocks):
         listed = index[row, : int(count[row])]
         if ((listed < 0) | (listed >= k_blocks)).any():
-            raise ValueError(
-                f"{sparsity.tensors[0]}: a block outside 0 .. {k_blocks - 1} of {bk} keys"
-            )
+            raise ValueError(f"{sparsity.tensors[0]}: a block outside 0 .. {k_blocks - 1}")
         chosen[row, listed] = True
     return spread(chosen, sparsity, place)
 
 
 def chosen_blocks(
     sparsity: Sparsity,
-    streams: Streams,
-    sizes: Sizes,
+    sources: tuple[Streams, Sizes],
     place: Place,
     rows: Callable[[str], Tensor],
     keep: Tensor,
@@ -60,11 +59,11 @@ def chosen_blocks(
     options = dict(sparsity.options)
     with torch.no_grad():
         at = Place(place.b, place.h, place.h_kv, 0, q_blocks, q_blocks, k_blocks)
-        tile = _MeanTile(streams, sizes, at, rows)
+        tile = _MeanTile(*sources, at, rows)
         tile.block = sparsity.size
         score = tile.value(sparsity.score).expand(q_blocks, k_blocks)
         candidates = _any_in_block(keep, sparsity, place)
-        forced = _forced(options.get("keep", ""), sparsity, place, streams.device) & candidates
+        forced = _forced(options.get("keep", ""), sparsity, place, keep.device) & candidates
         ranked = score.masked_fill(~candidates, -torch.inf).masked_fill(forced, torch.inf)
         order = torch.argsort(ranked, dim=1, descending=True, stable=True)
         if sparsity.kind == "top_blocks":
@@ -97,7 +96,7 @@ class _MeanTile(Tile):
         width = self.sizes.extent(e.width)
         key = e.side is Side.KEY
         values = self.rows(e.tensor)[..., e.start : e.start + width]
-        means = torch.stack([part.mean(0) for part in values.split(self.block[key])])
+        means = torch.stack([part.mean(0) for part in torch.split(values, self.block[key])])
         return means.unsqueeze(0 if key else 1)
 
 

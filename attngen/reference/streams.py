@@ -1,4 +1,4 @@
-"""Rows of streams and inputs in any declared layout: batch, grouped heads, packed, paged, scaled."""
+"""Rows of streams in any declared layout: batch, grouped heads, packed, paged, scaled."""
 
 from __future__ import annotations
 
@@ -70,8 +70,7 @@ class Streams:
         if not index:
             return values.reshape(())
         if values.numel() == 0:
-            shape = torch.broadcast_shapes(*(i.shape for i in index))
-            return values.new_zeros(shape)
+            return values.new_zeros(()).expand(sum(index, index[0]).shape)
         safe = (i.clamp(0, size - 1) for i, size in zip(index, values.shape, strict=True))
         return values[tuple(safe)]
 
