@@ -94,10 +94,11 @@ class Tile(Evaluator):
         return self.full(numbers[name])
 
     def row(self, e: Row) -> Tensor:
-        """[queries, 1, width] or [1, keys, width]."""
+        """[queries, 1, width], [1, keys, width], or [1, 1, width] of a tensor without positions."""
         width = self.sizes.extent(e.width)
         values = self.rows(e.tensor)[..., e.start : e.start + width]
-        if e.side is Side.KEY:
+        still = self.streams.declared[e.tensor].axis("position") is None
+        if e.side is Side.KEY or still:
             return values.unsqueeze(0)
         return values[self.place.start : self.place.stop].unsqueeze(1)
 

@@ -36,6 +36,7 @@ def make_inputs(
     sizes: Mapping[str, int] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    *,
     half: torch.dtype = torch.bfloat16,
     distribution: str = "normal",
     permuted: bool = False,
@@ -44,7 +45,7 @@ def make_inputs(
     """A tensor (or a number, for a run-time scalar) for each declared name, views left out.
 
     sizes: of axes by name; the others get defaults that fit. half: what `half` is this time.
-    distribution of the streams: "normal", "peaky" (three times wider) or "integers" (sparse, small).
+    distribution of the streams: "normal", "peaky" (3 times wider) or "integers" (sparse, small).
     permuted: same shapes, leading axes in the opposite memory order, features still adjacent.
     states: also make initial states of a recurrence.
 
@@ -56,14 +57,7 @@ def make_inputs(
     if states and isinstance(program, Recurrence):
         declared += [tensor for _, tensor in program.states]
     made = {t.name: maker.make(t, distribution) for t in declared}
-    out: dict[str, Argument] = {}
-    for name, value in made.items():
-        if isinstance(value, torch.Tensor):
-            value = value.to(device)
-            out[name] = _permute(value) if permuted else value
-        else:
-            out[name] = value
-    return out
+    return {name: _place(value, device, permuted) for name, value in made.items()}
 
 
 def fill_sizes(program: Attention | Recurrence, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -78,6 +72,8 @@ def fill_sizes(program: Attention | Recurrence, sizes: Mapping[str, int]) -> dic
         if axis.size is None and axis.name.isidentifier() and axis.name not in out:
             fallback = length if axis.role == "position" else FEATURES
             out[axis.name] = DEFAULTS.get(axis.name, fallback)
+    if any(t.packed is not None for t in declared):
+        out.setdefault("B", DEFAULTS["B"] + 1)  # only `B + 1` is an axis then
     return out | {k: v for k, v in _block_sizes(program, out, sizes).items() if k not in sizes}
 
 
@@ -174,10 +170,8 @@ class _Maker:
         return torch.randint(low, high + 1, shape, generator=self.generator)
 
     def _length(self) -> int:
-        names = [
-            t.axes[i].name for t in self.program.tensors if (i := t.axis("position")) is not None
-        ]
-        return max((self.sizes.get(name, 1) for name in names), default=POSITIONS)
+        axes = (t.axes[i] for t in self.program.tensors if (i := t.axis("position")) is not None)
+        return max((axis.size or self.sizes.get(axis.name, 1) for axis in axes), default=POSITIONS)
 
     def _boundaries(self, count: int, tokens: int) -> torch.Tensor:
         """0, random ascending cuts, the number of tokens."""
@@ -232,6 +226,13 @@ def _positions(program: Attention | Recurrence, role: str, sizes: Mapping[str, i
     tensor = next(t for t in program.tensors if t.role == role)
     position = tensor.axis("position")
     return 1 if position is None else sizes[tensor.axes[position].name]
+
+
+def _place(value: Argument, device: torch.device | str, permuted: bool) -> Argument:
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.to(device)
+    return _permute(value) if permuted else value
 
 
 def _permute(x: torch.Tensor) -> torch.Tensor:

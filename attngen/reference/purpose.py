@@ -103,18 +103,18 @@ def _integer_use(program: Program, name: str) -> Purpose:
                         declared = next(t for t in program.tensors if t.name == tensor)
                         return Purpose("index", declared.axes[place].name)
             case Binary(op=op) if op in (*COMPARE, "floordiv", "mod") and _reads(e, name):
-                kind = "position" if _has_position(e, name) else kind
+                kind = "position" if _has_position(e) else kind
     return Purpose(kind)
 
 
-def _has_position(e: Expr, name: str) -> bool:
+def _has_position(e: Expr) -> bool:
     """Whether positions stand beside the tensor, not only in its own indices."""
     match e:
         case Load() | Row():
             return False
         case Index(name=index):
             return index in ("q_idx", "q_pos", "kv_idx", "t")
-    return any(_has_position(x, name) for x in children(e))
+    return any(_has_position(x) for x in children(e))
 
 
 def _gate_use(program: Recurrence, name: str) -> Purpose:

@@ -168,7 +168,8 @@ class Step(Evaluator):
         if e.tensor not in self._rows:
             self._rows[e.tensor] = self.streams.rows(e.tensor, self.b, self.heads)
         values = self._rows[e.tensor]
-        return values[:, self.t, e.start : e.start + self.sizes.extent(e.width)]
+        t = self.t if values.shape[1] > 1 else 0  # one row where the tensor has no positions
+        return values[:, t, e.start : e.start + self.sizes.extent(e.width)]
 
     def reduction(self, e: Softmax | Sum | LogSumExp | Top | Uniform) -> Tensor:
         """Not in this form."""

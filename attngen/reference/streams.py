@@ -102,7 +102,7 @@ class Streams:
         values = values[tuple(index)]
         if position is not None and head is not None and kept.index(position) < kept.index(head):
             values = values.transpose(kept.index(position), kept.index(head))
-        if position is None:  # one row for all positions
+        if position is None:  # one row, the same at every position
             values = values.unsqueeze(-2)
         return values if head is not None else values.unsqueeze(0)
 
