@@ -16,7 +16,7 @@ class Weights:
     """One running maximum and exponential: a distinct score.
 
     score: natural units, tile level; low, high: proven bounds (infinite if unknown);
-    name: what the user called softmax(score), else "p", "p1", ...; stage: pass over the keys, from 1.
+    name: what the user called softmax(score), else "p", "p1", ...; stage: pass over keys, from 1.
     """
 
     name: str
