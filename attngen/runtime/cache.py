@@ -167,7 +167,12 @@ def open_folder(folder: Path) -> int:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    for path in {folder.parent, *folder.parents, folder.resolve().parent, *folder.resolve().parents}:
+    for path in {
+        folder.parent,
+        *folder.parents,
+        folder.resolve().parent,
+        *folder.resolve().parents,
+    }:
         mode = path.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise PermissionError(f"cache not used: anyone may replace {folder} inside {path}")

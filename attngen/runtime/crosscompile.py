@@ -123,6 +123,4 @@ def _entry(binary: Binary) -> Entry:
 def _binary(entry: Entry | None) -> Binary | None:
     if entry is None:
         return None
-    return Binary(
-        **entry.meta, data=entry.blobs["data"], assembly=entry.blobs["assembly"].decode()
-    )
+    return Binary(**entry.meta, data=entry.blobs["data"], assembly=entry.blobs["assembly"].decode())
