@@ -6,6 +6,8 @@ import importlib
 
 import click
 
+from attngen.core.version import VERSION
+
 # (heading, ((name, what it does), ...)), in the order of `--help`
 COMMANDS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
@@ -73,7 +75,7 @@ class LazyGroup(click.Group):
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="attngen", message="attngen %(version)s")
+@click.version_option(VERSION, message="attngen %(version)s")
 def application() -> None:
     """Turn an attention formula into a GPU kernel you can read.
 
