@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from attngen.cli.console import columns, faint, good, progress, say, seconds, strong
-from attngen.cli.input import Spec, Value, load_spec
+from attngen.cli.input import InputError, Spec, Value, load_spec
 from attngen.cli.options import (
     dtype_option,
     schedule_option,
@@ -17,7 +18,10 @@ from attngen.cli.options import (
     specs_argument,
     target_option,
 )
-from attngen.core.target import Target
+
+if TYPE_CHECKING:
+    from attngen.cli.building import Built
+    from attngen.core.target import Target
 
 
 @click.command(name="compile")
@@ -58,45 +62,33 @@ def command(
       attngen compile examples/*.attn --target sm_80 --target sm_90 -o kernels
       attngen compile examples/flash.attn --set D=64 --set Dv=64 --dtype f16 -o -
     """
+    start = time.perf_counter()
     loaded = [load_spec(path, settings) for path in specs]
-    work = [(spec, target) for spec in loaded for target in _targets(targets, spec)]
-    files: dict[str, str] = {}
-    rows: list[tuple[Spec, list[str]]] = []
-    for spec, target in progress(work, "Compiling"):
-        options = _tuned(spec, target, dtype) | schedule if tune else schedule
-        kernel_files, row = _compile(spec, target, dtype, options, binary=not no_binary)
-        files |= kernel_files
-        rows.append((spec, row))
+    built = _build_all(loaded, targets, dtype, schedule, tune)
+    said = _binaries(built) if not no_binary else [""] * len(built)
     if output == "-":
-        say("\n".join(text for path, text in files.items() if path.endswith(".py")).rstrip())
+        say("\n".join(b.emitted.source.rstrip() + "\n" for b in built).rstrip())
         return 0
-    _write(Path(output), files)
-    _report(loaded, rows, dtype, output)
+    _write(Path(output), built)
+    _report(built, said, output)
+    say(faint(f"{len(built)} kernels in {seconds(time.perf_counter() - start)}"))
     return 0
 
 
-def _targets(names: Sequence[str], spec: Spec) -> list[Target]:
-    from attngen.cli.building import resolve_targets
+def _build_all(
+    specs: Sequence[Spec],
+    targets: Sequence[str],
+    dtype: str,
+    schedule: dict[str, str | int | bool],
+    tune: bool,
+) -> list[Built]:
+    from attngen.cli.building import build, resolve_targets
 
-    return resolve_targets(names, spec)
-
-
-def _compile(
-    spec: Spec, target: Target, dtype: str, options: dict[str, str | int | bool], binary: bool
-) -> tuple[dict[str, str], list[str]]:
-    """Files of one kernel and its row of the report."""
-    from attngen.cli.building import build
-    from attngen.cli.writing import files_of, kernel_path
-
-    start = time.perf_counter()
-    built = build(spec, target, dtype, options)
-    said = ""
-    if binary:
-        from attngen.cli.binaries import report
-
-        said = report(built.emitted, target)
-    took = faint(seconds(time.perf_counter() - start))
-    return files_of(built), [target.name, kernel_path(built), said, took]
+    work = [(spec, target) for spec in specs for target in resolve_targets(targets, spec)]
+    return [
+        build(spec, target, dtype, (_tuned(spec, target, dtype) if tune else {}) | schedule)
+        for spec, target in progress(work, "Generating")
+    ]
 
 
 def _tuned(spec: Spec, target: Target, dtype: str) -> dict[str, str | int | bool]:
@@ -105,18 +97,33 @@ def _tuned(spec: Spec, target: Target, dtype: str) -> dict[str, str | int | bool
     return search(spec, target, dtype)
 
 
-def _write(folder: Path, files: dict[str, str]) -> None:
-    from attngen.cli.writing import write_files
+def _binaries(built: Sequence[Built]) -> list[str]:
+    from attngen.cli.binaries import compile_binaries, describe
 
+    return [describe(binaries) for binaries in compile_binaries(built)]
+
+
+def _write(folder: Path, built: Sequence[Built]) -> None:
+    from attngen.cli.writing import files_of, write_files
+
+    files: dict[str, str] = {}
+    for one in built:
+        own = files_of(one)
+        if files.keys() & own.keys():
+            raise InputError(
+                f"two specs are named {one.spec.attention.name}", "rename one, or compile apart"
+            )
+        files |= own
     write_files(folder, files)
 
 
-def _report(
-    specs: Sequence[Spec], rows: Sequence[tuple[Spec, list[str]]], dtype: str, output: str
-) -> None:
-    for spec in specs:
-        about = ", ".join(part for part in (dtype, spec.describe_sizes()) if part)
-        say(f"{good('compiled')} {strong(spec.attention.name)}  {faint(about)}")
-        own = [[t, f"{output}/{path}", *rest] for s, (t, path, *rest) in rows if s is spec]
-        for line in columns(own):
+def _report(built: Sequence[Built], said: Sequence[str], output: str) -> None:
+    from attngen.cli.writing import kernel_path
+
+    for spec in dict.fromkeys(b.spec.source for b in built):
+        own = [(b, text) for b, text in zip(built, said, strict=True) if b.spec.source == spec]
+        first = own[0][0]
+        about = ", ".join(part for part in (first.dtype, first.spec.describe_sizes()) if part)
+        say(f"{good('compiled')} {strong(first.spec.attention.name)}  {faint(about)}")
+        for line in columns([[b.target.name, f"{output}/{kernel_path(b)}", t] for b, t in own]):
             say(line)
