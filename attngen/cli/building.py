@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attngen.backend.triton.emit import emit
-from attngen.cli.input import HALF_DTYPES, InputError, Spec
+from attngen.cli.input import HALF_DTYPES, Spec
+from attngen.cli.mistake import InputError
 from attngen.core.target import TARGETS, Target, find_target
 from attngen.passes.pipeline import build_program
 from attngen.schedule.choose import choose

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from attngen.cli.console import columns, faint, good, progress, say, seconds, strong
-from attngen.cli.input import InputError, Spec, Value, load_spec
+from attngen.cli.input import Spec, Value, load_spec
+from attngen.cli.mistake import InputError
 from attngen.cli.options import (
     dtype_option,
     schedule_option,

@@ -12,10 +12,13 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from attngen.cli.building import Built
-from attngen.cli.input import InputError
+from attngen.cli.mistake import InputError
 from attngen.core.version import VERSION
+
+if TYPE_CHECKING:
+    from attngen.cli.building import Built
 
 MARK = "[attngen:generated]"
 SCHEMA = 1
