@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from attngen.cli.input import InputError
+from attngen.cli.mistake import InputError
 from attngen.cli.writing import MARK, write_files
 
 KERNEL = f'"""A kernel. {MARK}"""\n'

@@ -1,4 +1,4 @@
-"""The documents tell the truth: specs in them check, links lead somewhere, nothing names a machine."""
+"""The documents tell the truth: their specs check, their links lead somewhere."""
 
 import re
 from pathlib import Path
