@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def compile_binaries(built: Sequence[Built]) -> list[list[Binary]]:
     """The device functions of each kernel file as cubin or hsaco; raises SpecError."""
     with steps(len(built), "Compiling binaries") as advance:
-        return compile_many([(b.emitted, b.target) for b in built], Cache(), lambda _: advance())
+        return compile_many(
+            [(b.made.emitted, b.target) for b in built], Cache(), lambda _: advance()
+        )
 
 
 def describe(binaries: Sequence[Binary]) -> str:

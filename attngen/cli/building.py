@@ -1,44 +1,53 @@
-"""From a checked spec to printed kernels, and what the target's compiler says about them."""
+"""From a checked spec to printed kernels: the command line's view of `attngen.runtime`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from attngen.backend.triton.emit import emit
 from attngen.cli.input import HALF_DTYPES, Spec
 from attngen.cli.mistake import InputError
 from attngen.core.target import TARGETS, Target, find_target
-from attngen.passes.pipeline import build_program
-from attngen.schedule.choose import choose
-
-if TYPE_CHECKING:
-    from attngen.backend.emitted import Emitted
-    from attngen.ir.program import Program
-    from attngen.schedule.schedule import Schedule
+from attngen.runtime.specialise import Request, Specialisation, generate
+from attngen.runtime.specialise import Spec as RuntimeSpec
+from attngen.runtime.support import require_supported
 
 DEFAULT_TARGET = "sm_90"
+
+Options = Mapping[str, str | int | bool]
 
 
 @dataclass(frozen=True)
 class Built:
-    """One spec compiled for one target."""
+    """One kernel file: a spec for one target. short: the variant for few queries and many keys."""
 
     spec: Spec
-    target: Target
     dtype: str
-    program: Program
-    schedule: Schedule
-    emitted: Emitted
+    made: Specialisation
+
+    @property
+    def name(self) -> str:
+        """Name of the spec."""
+        return self.made.spec.attention.name
+
+    @property
+    def target(self) -> Target:
+        """What it was made for."""
+        return self.made.request.target
 
 
-def build(spec: Spec, target: Target, dtype: str, options: dict[str, str | int | bool]) -> Built:
-    """Passes, schedule and printing; raises SpecError when the backend cannot do it."""
-    attention = spec.attention
-    program = build_program(attention, spec.sizes, HALF_DTYPES[dtype])
-    chosen = choose(program, target, {**dict(attention.schedule), **options})
-    return Built(spec, target, dtype, program, chosen, emit(program, chosen, target))
+def build(
+    spec: Spec, target: Target, dtype: str, options: Options | None = None, short: bool = False
+) -> Built:
+    """Passes, schedule and printing; raises SpecError when something is not built yet."""
+    request = Request(tuple(spec.sizes.items()), HALF_DTYPES[dtype], target, short)
+    return Built(spec, dtype, generate(runtime_spec(spec), request, options or {}))
+
+
+def runtime_spec(spec: Spec) -> RuntimeSpec:
+    """The spec as the runtime takes it; raises SpecError (E4) for what is not built yet."""
+    attention = require_supported(spec.program)
+    return RuntimeSpec(spec.source, spec.params, attention, dict(attention.schedule))
 
 
 def resolve_targets(names: Sequence[str], spec: Spec) -> list[Target]:

@@ -11,7 +11,6 @@ import click
 
 from attngen.cli.console import columns, faint, good, progress, say, seconds, strong
 from attngen.cli.input import Spec, Value, load_spec
-from attngen.cli.mistake import InputError
 from attngen.cli.options import (
     dtype_option,
     schedule_option,
@@ -40,6 +39,11 @@ if TYPE_CHECKING:
     help="Folder to write DIR/<spec>/<target>/<spec>.py into; `-` prints the kernel instead.",
 )
 @click.option("--no-binary", is_flag=True, help="Do not run the target's compiler on the kernels.")
+@click.option(
+    "--decode",
+    is_flag=True,
+    help="The kernel for few queries against many keys (split over the keys).",
+)
 @click.option("--tune", is_flag=True, help="Search schedules first (needs a GPU of the target).")
 def command(
     specs: tuple[str, ...],
@@ -49,6 +53,7 @@ def command(
     schedule: dict[str, str | int | bool],
     output: str,
     no_binary: bool,
+    decode: bool,
     tune: bool,
 ) -> int:
     """Write readable Triton kernels for each SPEC and target.
@@ -65,10 +70,10 @@ def command(
     """
     start = time.perf_counter()
     loaded = [load_spec(path, settings) for path in specs]
-    built = _build_all(loaded, targets, dtype, schedule, tune)
+    built = _build_all(loaded, targets, dtype, schedule, decode, tune)
     said = _binaries(built) if not no_binary else [""] * len(built)
     if output == "-":
-        say("\n".join(b.emitted.source.rstrip() + "\n" for b in built).rstrip())
+        say("\n".join(b.made.emitted.source.rstrip() + "\n" for b in built).rstrip())
         return 0
     _write(Path(output), built)
     _report(built, said, output)
@@ -81,13 +86,14 @@ def _build_all(
     targets: Sequence[str],
     dtype: str,
     schedule: dict[str, str | int | bool],
+    decode: bool,
     tune: bool,
 ) -> list[Built]:
     from attngen.cli.building import build, resolve_targets
 
     work = [(spec, target) for spec in specs for target in resolve_targets(targets, spec)]
     return [
-        build(spec, target, dtype, (_tuned(spec, target, dtype) if tune else {}) | schedule)
+        build(spec, target, dtype, (_tuned(spec, target, dtype) if tune else {}) | schedule, decode)
         for spec, target in progress(work, "Generating")
     ]
 
@@ -107,15 +113,7 @@ def _binaries(built: Sequence[Built]) -> list[str]:
 def _write(folder: Path, built: Sequence[Built]) -> None:
     from attngen.cli.writing import files_of, write_files
 
-    files: dict[str, str] = {}
-    for one in built:
-        own = files_of(one)
-        if files.keys() & own.keys():
-            raise InputError(
-                f"two specs are named {one.spec.attention.name}", "rename one, or compile apart"
-            )
-        files |= own
-    write_files(folder, files)
+    write_files(folder, files_of(built))
 
 
 def _report(built: Sequence[Built], said: Sequence[str], output: str) -> None:
@@ -125,6 +123,6 @@ def _report(built: Sequence[Built], said: Sequence[str], output: str) -> None:
         own = [(b, text) for b, text in zip(built, said, strict=True) if b.spec.source == spec]
         first = own[0][0]
         about = ", ".join(part for part in (first.dtype, first.spec.describe_sizes()) if part)
-        say(f"{good('compiled')} {strong(first.spec.attention.name)}  {faint(about)}")
+        say(f"{good('compiled')} {strong(first.name)}  {faint(about)}")
         for line in columns([[b.target.name, f"{output}/{kernel_path(b)}", t] for b, t in own]):
             say(line)

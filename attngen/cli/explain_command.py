@@ -46,6 +46,7 @@ def command(
 
     loaded = with_sizes(load_spec(spec, settings), sizes)
     chosen = resolve_targets([target] if target else [], loaded)[0]
-    built = build(loaded, chosen, dtype, schedule)
-    say(explain(built.program, built.schedule, chosen, sizes))
+    made = build(loaded, chosen, dtype, schedule).made
+    lengths = {**dict(made.request.sizes), **sizes}
+    say(explain(made.program, made.schedule, chosen, lengths, []))
     return 0

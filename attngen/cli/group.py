@@ -36,6 +36,8 @@ COMMANDS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ),
 )
 
+HIDDEN = ("demo",)  # `make demo`
+
 EPILOG = """
 \b
 Examples:
@@ -57,7 +59,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, imported now."""
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in (*self.list_commands(ctx), *HIDDEN):
             return None
         module = importlib.import_module(f"attngen.cli.{cmd_name}_command")
         command = module.command

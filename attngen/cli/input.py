@@ -37,16 +37,6 @@ class Spec:
     assumed: tuple[str, ...]
     params: dict[str, Value]
 
-    @property
-    def attention(self) -> Attention:
-        """The spec, when it is of the form the commands can compile."""
-        if isinstance(self.program, Attention):
-            return self.program
-        raise InputError(
-            f"{self.source.name}: no backend compiles `recurrence` specs yet",
-            "`attngen check` works on them; `attention` specs compile and run",
-        )
-
     def describe_sizes(self) -> str:
         """`D=128 (default), Dv=64`: what was set and what was assumed."""
         return ", ".join(

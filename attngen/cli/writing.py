@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,35 +26,47 @@ SCHEMA = 1
 
 def kernel_path(built: Built) -> str:
     """Where the kernel goes, relative to the output folder."""
-    name = built.spec.attention.name
-    return f"{name}/{built.target.name}/{name}.py"
+    variant = "_decode" if built.made.request.short else ""
+    return f"{built.name}/{built.target.name}/{built.name}{variant}.py"
 
 
-def files_of(built: Built) -> dict[str, str]:
-    """Relative path -> text of the kernel and its manifest."""
-    path = kernel_path(built)
-    manifest = json.dumps(manifest_of(built), indent=2, sort_keys=True) + "\n"
-    return {path: built.emitted.source, f"{path.rpartition('/')[0]}/MANIFEST.json": manifest}
+def files_of(kernels: Sequence[Built]) -> dict[str, str]:
+    """Relative path -> text of the kernels and of one manifest per folder.
+
+    Raises InputError when two kernels would be one file.
+    """
+    files: dict[str, str] = {}
+    folders: dict[str, dict[str, object]] = {}
+    for built in kernels:
+        path = kernel_path(built)
+        if path in files:
+            raise InputError(f"two specs are named {built.name}", "rename one, or compile apart")
+        files[path] = built.made.emitted.source
+        folder, _, name = path.rpartition("/")
+        folders.setdefault(folder, {})[name] = describe(built)
+    for folder, described in folders.items():
+        manifest = {"schema": SCHEMA, "attngen": VERSION, "files": described}
+        text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+        files[f"{folder}/MANIFEST.json"] = text
+    return files
 
 
-def manifest_of(built: Built) -> dict[str, object]:
-    """What the kernel was made from, and the hash that tells whether it was edited."""
-    spec = built.spec
+def describe(built: Built) -> dict[str, object]:
+    """What a kernel file was made from, and the hash that tells whether it was edited."""
+    made, emitted = built.made, built.made.emitted
     return {
-        "schema": SCHEMA,
-        "attngen": VERSION,
-        "spec": spec.attention.name,
-        "spec_sha256": _sha256(spec.source.text),
+        "spec": built.name,
+        "spec_sha256": _sha256(made.spec.source.text),
         "target": built.target.name,
         "half": built.dtype,
-        "sizes": spec.sizes,
-        "params": dict(spec.attention.params),
-        "schedule": built.schedule.describe(),
-        "entry": built.emitted.entry,
-        "arguments": list(built.emitted.arguments),
-        "outputs": list(built.emitted.outputs),
-        "kernels": [kernel.name for kernel in built.emitted.kernels],
-        "files": {kernel_path(built).rpartition("/")[2]: _sha256(built.emitted.source)},
+        "sizes": dict(made.request.sizes),
+        "params": dict(made.spec.attention.params),
+        "schedule": made.schedule.describe(),
+        "entry": emitted.entry,
+        "arguments": list(emitted.arguments),
+        "outputs": list(emitted.outputs),
+        "kernels": [kernel.name for kernel in emitted.kernels],
+        "sha256": _sha256(emitted.source),
     }
 
 
