@@ -47,7 +47,7 @@ def command(
 ) -> int:
     """Draw the mask of SPEC with its skipped, partial and full tiles.
 
-    Lengths default to 512. Inputs that the mask reads (document ids, windows) are drawn from --seed.
+    Lengths default to 512. Inputs that the mask reads (ids, windows) are drawn from --seed.
 
     \b
     Examples:
