@@ -109,9 +109,7 @@ def feature_axes(program: Attention | Recurrence) -> list[str]:
 def dynamic_axes(program: Attention | Recurrence) -> list[str]:
     """Names of the batch, head and position axes, which are free at run time."""
     roles = ("batch", "head", "position")
-    return list(
-        dict.fromkeys(a.name for a in _axes(program) if any(_is_open(a, r) for r in roles))
-    )
+    return list(dict.fromkeys(a.name for a in _axes(program) if any(_is_open(a, r) for r in roles)))
 
 
 def with_sizes(spec: Spec, sizes: dict[str, int]) -> Spec:

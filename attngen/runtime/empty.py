@@ -1,4 +1,4 @@
-"""Results of calls with a zero in their shape: nothing is launched, the definition gives the values."""
+"""Results of calls with a zero in their shape: no launch, the definition gives the values."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ def compile(  # the name users type: attngen.compile
     """A kernel from a spec, given as text or as the path of a file.
 
     target: for `.source` and the schedule (default: the device of the tensors); params: values for
-    the spec's `param` statements, and sizes of feature axes for `.source` (default 128). Nothing is compiled before the first call or `.source`.
+    the spec's `param` statements, and sizes of feature axes for `.source` (default 128). Nothing
+    is compiled before the first call or `.source`.
     SpecError: mistakes in the spec, an unknown target, or something that is not built yet.
     """
     from attngen.frontend import load  # noqa: PLC0415 - a Kernel can be made without a parser
