@@ -51,4 +51,4 @@ bench: $(READY)
 	$(BIN)/python bench/forward.py
 
 clean:
-	rm -rf $(VENV) build dist kernels .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

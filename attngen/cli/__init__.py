@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from attngen.cli.group import application
-from attngen.cli.input import InputError
+from attngen.cli.mistake import InputError
 from attngen.core.diagnostics import AttngenError
 
 INTERRUPTED = 130

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from attngen.cli.console import columns, good, say
-from attngen.cli.input import InputError, load_spec
+from attngen.cli.input import load_spec
+from attngen.cli.mistake import InputError
 from attngen.cli.options import specs_argument
 from attngen.core.diagnostics import AttngenError
 from attngen.ir.attention import Attention

@@ -6,7 +6,8 @@ rich is imported only when a person is looking (standard error is a terminal).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import click
@@ -51,24 +52,36 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> Iterator[str]:
 
 def progress(items: Sequence[Item], label: str) -> Iterator[Item]:
     """The items, with a bar that goes away when they are done."""
-    if not sys.stderr.isatty() or len(items) < 2:
-        yield from items
+    with steps(len(items), label) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+@contextmanager
+def steps(count: int, label: str) -> Iterator[Callable[[], None]]:
+    """A bar that moves when the given function is called, from any thread."""
+    if not sys.stderr.isatty() or count < 1:
+        yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
-    yield from track(items, description=label, console=Console(stderr=True), transient=True)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=count)
+        yield lambda: bar.advance(task)
 
 
-def spinner(items: Iterable[Item], label: str) -> Iterator[Item]:
-    """The items, with a sign of life while each is made."""
+@contextmanager
+def working(label: str) -> Iterator[None]:
+    """A sign of life around something slow whose length is not known."""
     if not sys.stderr.isatty():
-        yield from items
+        yield
         return
     from rich.console import Console
 
     with Console(stderr=True).status(label):
-        yield from items
+        yield
 
 
 def seconds(value: float) -> str:

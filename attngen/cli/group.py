@@ -6,6 +6,8 @@ import importlib
 
 import click
 
+from attngen.core.version import VERSION
+
 # (heading, ((name, what it does), ...)), in the order of `--help`
 COMMANDS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
@@ -34,6 +36,8 @@ COMMANDS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ),
 )
 
+HIDDEN = ("demo",)  # `make demo`
+
 EPILOG = """
 \b
 Examples:
@@ -55,7 +59,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, imported now."""
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in (*self.list_commands(ctx), *HIDDEN):
             return None
         module = importlib.import_module(f"attngen.cli.{cmd_name}_command")
         command = module.command
@@ -73,7 +77,7 @@ class LazyGroup(click.Group):
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="attngen", message="attngen %(version)s")
+@click.version_option(VERSION, message="attngen %(version)s")
 def application() -> None:
     """Turn an attention formula into a GPU kernel you can read.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from attngen.cli.mistake import InputError
 from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.frontend import load
@@ -21,21 +22,6 @@ DEFAULT_FEATURE = 128
 HALF_DTYPES = {"bf16": Dtype.BF16, "f16": Dtype.F16, "f32": Dtype.F32}
 
 Value = int | float | bool
-
-
-class InputError(click.ClickException):
-    """Something typed on the command line cannot be used (exit status 2)."""
-
-    exit_code = 2
-
-    def __init__(self, message: str, help_line: str = "") -> None:
-        super().__init__(message)
-        self.help_line = help_line
-
-    def format_message(self) -> str:
-        """Same look as the errors of the compiler."""
-        help_line = f"\n = help: {self.help_line}" if self.help_line else ""
-        return f"error: {self.message}{help_line}"
 
 
 @dataclass(frozen=True)
@@ -50,16 +36,6 @@ class Spec:
     sizes: dict[str, int]
     assumed: tuple[str, ...]
     params: dict[str, Value]
-
-    @property
-    def attention(self) -> Attention:
-        """The spec, when it is of the form the commands can compile."""
-        if isinstance(self.program, Attention):
-            return self.program
-        raise InputError(
-            f"{self.source.name}: no backend compiles `recurrence` specs yet",
-            "`attngen check` works on them; `attention` specs compile and run",
-        )
 
     def describe_sizes(self) -> str:
         """`D=128 (default), Dv=64`: what was set and what was assumed."""

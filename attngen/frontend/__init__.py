@@ -1,1 +1,5 @@
 """Tree to checked IR."""
+
+from attngen.frontend.load import load, lower
+
+__all__ = ["load", "lower"]

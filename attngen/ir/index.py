@@ -253,9 +253,12 @@ class Le(IndexNode):
                 return f"not {flag}"
             if self.poly == 1 - of(flag):
                 return str(flag)
-        left = poly({m: c for m, c in self.poly.terms if c > 0 and m})
-        strict = self.poly.coefficient(()) == 1
-        return f"{left} < {left - self.poly + 1}" if strict else f"{left} <= {left - self.poly}"
+        left, constant = _positive_part(self.poly), self.poly.coefficient(())
+        if constant == 1:
+            return f"{left} < {left - self.poly + 1}"
+        if not left.terms and constant > 0:
+            left = number(constant)
+        return f"{left} <= {left - self.poly}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -390,13 +393,18 @@ def _tight(p: Poly) -> str:
     return str(p) if simple else f"({p})"
 
 
+def _positive_part(p: Poly) -> Poly:
+    return poly({m: c for m, c in p.terms if c > 0 and m})
+
+
 def _equalities(args: tuple[Formula, ...]) -> list[str]:
     """`a <= b and b <= a` reads `a == b`."""
     out: list[str] = []
     for f in args:
-        twin = Le(-f.poly) if isinstance(f, Le) else f
-        if twin is f or twin not in args:
+        twin = Le(-f.poly) if isinstance(f, Le) else None
+        if not isinstance(f, Le) or twin not in args:
             out.append(str(f))
         elif args.index(f) < args.index(twin):
-            out.append(str(f).replace("<=", "==", 1))
+            left = _positive_part(f.poly)
+            out.append(f"{left} == {left - f.poly}")
     return out

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import gcd
 from typing import assert_never, overload
 
 from attngen.ir.index import (
@@ -125,11 +126,12 @@ def ceil_div(p: Poly, n: Poly) -> Poly:
 
 
 def le(a: Poly, b: Poly | int) -> Formula:
-    """The comparison a <= b."""
+    """The comparison a <= b; g * x + c <= 0 becomes x + ceil(c / g) <= 0."""
     p = a - b
     if p.constant is not None:
         return TRUE if p.constant <= 0 else FALSE
-    return Le(p)
+    g = gcd(*(c for m, c in p.terms if m))
+    return Le(p if g == 1 else poly({m: c // g if m else -(-c // g) for m, c in p.terms}))
 
 
 def lt(a: Poly, b: Poly | int) -> Formula:

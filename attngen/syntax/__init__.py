@@ -1,1 +1,5 @@
 """Text to tree."""
+
+from attngen.syntax.parse import parse
+
+__all__ = ["parse"]
