@@ -10,13 +10,12 @@ from attngen.frontend.declare import Declarations
 from attngen.frontend.mistake import Mistake, wrong
 from attngen.frontend.reads import bare_read
 from attngen.frontend.vocabulary import AXES, BUILT_IN, FUNCTIONS, RESERVED
-from attngen.ir import build
 from attngen.ir.expr import Const, Expr, Index, Size, State, children
+from attngen.ir.spell import CAUSAL
 from attngen.ir.walk import walk
 from attngen.syntax import ast
 from attngen.syntax.words import nearest
 
-CAUSAL = build.binary("le", Index("kv_idx"), Index("q_pos"))
 
 
 @dataclass
