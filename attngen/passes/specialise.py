@@ -20,8 +20,8 @@ EXAMPLE = 128
 def specialise(attention: Attention, sizes: Mapping[str, int], half: Dtype) -> Attention:
     """The spec with feature axes of `sizes` and `half` as that dtype; constants are computed again.
 
-    Names in `sizes` that no axis has are left alone. Raises SpecError E310 for each feature axis
-    without a size, E311 for a size below 1.
+    Names in `sizes` that no axis has are left alone. Raises SpecError E320 for each feature axis
+    without a size, E321 for a size below 1.
     """
     _check(attention, sizes)
     known = _Known(sizes, half)
@@ -85,7 +85,7 @@ def _check(attention: Attention, sizes: Mapping[str, int]) -> None:
     found = [_missing(name, span) for name, span in wanted.items() if name not in sizes]
     found += [
         Diagnostic(
-            "E311",
+            "E321",
             f"the size of axis `{name}` is {sizes[name]}",
             span,
             help=f"give a size of at least 1: `--set {name}={EXAMPLE}`",
@@ -99,7 +99,7 @@ def _check(attention: Attention, sizes: Mapping[str, int]) -> None:
 
 def _missing(name: str, span: Span | None) -> Diagnostic:
     message = f"the size of axis `{name}` is not known"
-    return Diagnostic("E310", message, span, help=f"give it a size: `--set {name}={EXAMPLE}`")
+    return Diagnostic("E320", message, span, help=f"give it a size: `--set {name}={EXAMPLE}`")
 
 
 def _extents(attention: Attention) -> Iterator[tuple[str, Span | None]]:

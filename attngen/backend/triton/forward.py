@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from attngen.backend.triton.binder import Binder
@@ -23,7 +22,7 @@ from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir import index as ix
 from attngen.ir.attention import Attention
-from attngen.ir.expr import Expr, Index, Load
+from attngen.ir.expr import Expr, Index, Load, Side
 from attngen.ir.program import Program
 from attngen.ir.walk import walk
 from attngen.schedule.schedule import Schedule
@@ -76,11 +75,21 @@ class Forward:
         self.printer = Printer(self.frame, self.inputs.load)
         self.binder = Binder(self.printer, self.names, self.layout, self.attention.names, self.streams.tiles,
                              self._precision())  # fmt: skip
+        self.outputs = Outputs(self.attention, self.plan, self.sizes, schedule.block_q, self.parameters)
         self._bind_indices()
 
+    @property
+    def wide(self) -> bool:
+        """Whether the streams are float32."""
+        return any(t.dtype is Dtype.F32 for t in self.attention.tensors if t.is_stream)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the queries are packed sequences."""
+        return any(t.packed for t in self.attention.tensors if t.role == "query")
+
     def _precision(self) -> str:
-        wide = any(t.dtype is Dtype.F32 for t in self.attention.tensors if t.is_stream)
-        return f', input_precision="{self.schedule.precision}"' if wide else ""
+        return f', input_precision="{self.schedule.precision}"' if self.wide else ""
 
     def _bind_indices(self) -> None:
         bound = self.printer.bound
@@ -160,7 +169,8 @@ class Forward:
                 del self.printer.bound[e]
 
     def _scope(self) -> list[str]:
-        tiles = [self.streams.tiles[key] for key in self.streams.tiles]
+        tiles = [c.name for v in self.streams.views.values() for c in v.chunks
+                 if self.streams.side(self.attention.tensor(v.tensor)) is Side.QUERY]  # fmt: skip
         rows = [line.split(" = ")[0] for s in (SCALAR, ROW) for line in self.binder.sections[s]]
         bases = [line.split(" = ")[0] for line in [*self.streams.base_lines, *self.inputs.base_lines]]
         indices = ["b", "h", *self.sizes.groups.values(), "n", "row0", "anchor", "q_idx", "q_pos", "inside"]
@@ -231,7 +241,7 @@ class Forward:
         heads = group_lines(self.sizes, self.parameters)
         self._lengths()
         finish = Finish(self.binder, self.plan, self.never_empty)
-        outputs = Outputs(self.attention, self.plan, self.sizes, self.schedule.block_q, self.parameters)
+        outputs = self.outputs
         stages: list[Stage] = []
         for number in range(1, self.plan.stages + 1):
             stages.append(self.stage(number, finish))
@@ -239,7 +249,7 @@ class Forward:
         row_lines, scalar_lines = list(self.binder.sections[ROW]), list(self.binder.sections[SCALAR])
         self.binder.sections[ROW].clear()
         self.binder.sections[SCALAR].clear()
-        stores = outputs.lines(finish, self.binder, self._empty(stages))
+        stores = outputs.lines(finish, self.binder)
         closing = [*self.binder.sections[SCALAR], *self.binder.sections[ROW], *stores]
         mark = loops.lines.index("# part") if "# part" in loops.lines else len(loops.lines)
         body = render(
@@ -285,9 +295,6 @@ class Forward:
         if any(not loop.partial for loop in loops.loops):
             return "keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi"
         return "keys lo..hi are visited"
-
-    def _empty(self, stages: list[Stage]) -> Callable[[], str]:
-        return lambda: ""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from attngen.backend.triton.layout import Chunk
 from attngen.backend.triton.printer import ADD, ATOM, LOG2E, MUL, scale_by
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
 from attngen.ir import build
-from attngen.ir.expr import Axes, Dot, Expr, Index, Row
+from attngen.ir.expr import Axes, Dot, Expr, Index, Row, children
 from attngen.ir.online import Accumulator, OnlinePlan, TopList, Weights
 from attngen.passes.score import ScoreParts, split_score
 
@@ -115,7 +115,7 @@ def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | None, 
     ]
     step.payload_tiles = tuple(t for t in binder.key_tiles if t not in step.score_tiles)
     step.columns, step.tile_lines = list(binder.sections[COLUMN]), list(binder.sections[TILE])
-    _mask(binder, step, mask, tail)
+    place_mask(binder, step, mask, tail)
     return step
 
 
@@ -124,31 +124,26 @@ def _score(parts: ScoreParts, c: Weights, binder: Binder, anchor: Expr) -> Expr:
     if bounded(c, ""):
         return c.score
     columns = [
-        build.mul(coefficient, build.mul(build.const(keys), build.sub(Index("kv_idx"), anchor)))
-        for coefficient, keys, _ in parts.linear
-        if keys
+        build.mul(x.coefficient, build.mul(build.const(x.key), build.sub(Index("kv_idx"), anchor)))
+        for x in parts.linear
     ]
     extra = [x for x in (*columns, parts.column, parts.rest) if x is not None]
     if parts.dot is None:
         return build.total(extra) if extra else build.const(0.0)
-    scale = build.const(1.0) if parts.scale is None else parts.scale
-    return build.total([*extra, build.mul(scale, parts.dot)])
+    scale = build.const(parts.scale) if isinstance(parts.scale, float) else parts.scale
+    return build.total([*extra, build.mul(scale or build.ONE, parts.dot)])
 
 
 def row_shift(parts: ScoreParts, anchor: Expr) -> Expr | None:
     """What `_score` left out: constant along a row, so softmax does not see it; lse gets it back."""
     terms = []
-    for coefficient, keys, queries in parts.linear:
-        # slope * (keys * kv + queries * q) = slope * keys * (kv - anchor) + slope * (keys * anchor + queries * q)
-        at = build.add(build.mul(build.const(keys), anchor), build.mul(build.const(queries), _position(parts)))
-        terms.append(build.mul(coefficient, at))
+    for x in parts.linear:
+        # slope (a kv + b q) = slope a (kv - anchor) + slope (a anchor + b q)
+        at = build.mul(build.const(x.query), x.position)
+        terms.append(build.mul(x.coefficient, build.add(at, build.mul(build.const(x.key), anchor))))
     if parts.row is not None:
         terms.append(parts.row)
     return build.total(terms) if terms else None
-
-
-def _position(parts: ScoreParts) -> Expr:
-    return parts.position
 
 
 def bounded(c: Weights, half: str) -> bool:
@@ -178,7 +173,7 @@ def _class(binder: Binder, i: int, c: Weights, parts: ScoreParts, score: Expr, m
         s = binder.names.take("s" if not many else f"s_{c.name}")
         shape = printer.frame.shape(scaled)
         if shape != TILE:
-            text = f"{text} + tl.zeros([{'BLOCK'}], tl.float32)"
+            text = f"{text} + tl.zeros_like(kv_idx)"
         binder.sections[TILE].append(f"{s} = {text}  # log2 units")
     suffix = f"_{c.name}" if many else ""
     has_l = any(_is_normaliser(a, i) for a in plan.accumulators)
@@ -239,13 +234,14 @@ def _top(binder: Binder, i: int, t: TopList) -> TopView:
     return TopView(i, value, position, name, t.count, slots)
 
 
-def _mask(binder: Binder, step: Step, mask: Expr | None, tail: bool) -> None:
+def place_mask(binder: Binder, step: Step, mask: Expr | None, tail: bool) -> None:
     """`keep` of a partial tile; its own loads and terms are computed only there."""
     before = {shape: len(lines) for shape, lines in binder.sections.items()}
     conditions = []
     if mask is not None:
         binder.count(mask)
-        binder.place(mask)
+        for part in children(mask):
+            binder.place(part)
         conditions.append(binder.printer.spread(mask, TILE) if not tail else _wrapped(binder, mask))
     if tail:
         frame = binder.printer.frame
