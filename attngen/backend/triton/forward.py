@@ -9,6 +9,7 @@ from attngen.backend.triton.finish import Finish
 from attngen.backend.triton.index_printer import IndexPrinter
 from attngen.backend.triton.inputs import Inputs
 from attngen.backend.triton.layout import layout
+from attngen.backend.triton.limits import Runs, row_keep
 from attngen.backend.triton.loops import Loops, build_loops
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.outputs import Outputs
@@ -76,6 +77,10 @@ class Forward:
         self.binder = Binder(self.printer, self.names, self.layout, self.attention.names, self.streams.tiles,
                              self._precision())  # fmt: skip
         self.outputs = Outputs(self.attention, self.plan, self.sizes, schedule.block_q, self.parameters)
+        self.runs = Runs(self.inputs, self.names, self.printer.helpers)
+        self.limit_lines: list[str] = []
+        self.keep_text: str | None = None
+        self._limits_tried = False
         self._bind_indices()
 
     @property
@@ -150,7 +155,7 @@ class Forward:
         self.binder.key_tiles.clear()
         outer = dict(self.printer.bound)
         half = "f16" if any(t.dtype is Dtype.F16 for t in self.attention.tensors) else ""
-        step = build_step(self.binder, self.plan, number, self.plan.mask, self.tail, ANCHOR, half)
+        step = build_step(self.binder, self.plan, number, self._mask(), self.tail, ANCHOR, half)
         name = f"{self.entry}_step" + (f"_{number}" if self.plan.stages > 1 else "")
         body = prune(self._body(step))
         self._forget_inner(outer)
@@ -162,6 +167,12 @@ class Forward:
         any_kept, function = self._any_kept(name, step) if self.skip else ("", "")
         return Stage(name, body, parameters, step.state, self._inits(step), lines, any_kept, function)
 
+    def _mask(self) -> Expr | str | None:
+        """What a partial tile tests: row limits as text, or the formula."""
+        if self.keep_text is None and not self._limits_tried:
+            self.keep_text, self._limits_tried = self.row_keep(), True
+        return self.keep_text or self.plan.mask
+
     def _forget_inner(self, outer: dict[Expr, str]) -> None:
         """Columns and tiles are names of the step; scalars and rows stay in scope of the kernel."""
         for e in list(self.printer.bound):
@@ -172,7 +183,8 @@ class Forward:
         tiles = [c.name for v in self.streams.views.values() for c in v.chunks
                  if self.streams.side(self.attention.tensor(v.tensor)) is Side.QUERY]  # fmt: skip
         rows = [line.split(" = ")[0] for s in (SCALAR, ROW) for line in self.binder.sections[s]]
-        bases = [line.split(" = ")[0] for line in [*self.streams.base_lines, *self.inputs.base_lines]]
+        lines = [*self.streams.base_lines, *self.inputs.base_lines, *self.runs.lines, *self.limit_lines]
+        bases = [line.split(" = ")[0] for line in lines]
         indices = ["b", "h", *self.sizes.groups.values(), "n", "row0", "anchor", "q_idx", "q_pos", "inside"]
         indices += ["q_start", "kv_start", "q_len", "kv_len"]
         return [*tiles, *rows, *self.parameters.table, *bases, *indices]
@@ -226,15 +238,24 @@ class Forward:
                 self.printer.helpers.add("pack_top")
         return out
 
+    def _variables(self) -> dict[str, str]:
+        names = {"q0": "row0", "q1": "row1", "q_len": "q_len", "kv_len": "kv_len", "b": "b", "h": "h"}
+        names |= {g: g for g in self.sizes.groups.values()}
+        return names | {t.name: self.inputs.scalar(t.name) for t in self.attention.tensors if t.is_scalar}
+
     def loops(self) -> Loops:
         """Loop bounds of a query tile."""
-        variables = {"q0": "row0", "q1": "row1", "q_len": "q_len", "kv_len": "kv_len", "b": "b", "h": "h",
-                     **{g: g for g in self.sizes.groups.values()}}  # fmt: skip
-        for t in self.attention.tensors:
-            if t.is_scalar:
-                variables[t.name] = self.inputs.scalar(t.name)
-        printer = IndexPrinter(variables, self.inputs.address, self.inputs.element, self.inputs.tile_extreme, self.printer.helpers)
+        printer = IndexPrinter(self._variables(), self.inputs.address, self.inputs.element,
+                               self.inputs.tile_extreme, self.runs.scalar, self.printer.helpers)  # fmt: skip
         return build_loops(self.mask_plan, printer, self.schedule.block_k, self.schedule.loops == "single")
+
+    def row_keep(self) -> str | None:
+        """The mask of a partial tile by row limits, if the plan gives them."""
+        if self.plan.mask is None:
+            return None
+        printer = IndexPrinter({**self._variables(), "q": "q_idx"}, self.inputs.address, self.inputs.row_element,
+                               lambda _: None, self.runs.vector, self.printer.helpers)  # fmt: skip
+        return row_keep(self.mask_plan, printer, self.frame, self.names, self.limit_lines)
 
     def kernel(self) -> tuple[str, list[Stage], list[str]]:
         """(kernel body, stages, kernel parameter names)."""
@@ -262,7 +283,7 @@ class Forward:
             base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
             query_tiles=[self.streams.views[name] for name in early],
             late_tiles=[self.streams.views[name] for name in late],
-            scalar_lines=scalar_lines, row_lines=row_lines, bounds_comment=self._bounds_comment(loops),
+            scalar_lines=scalar_lines, row_lines=[*row_lines, *self.runs.lines, *self.limit_lines], bounds_comment=self._bounds_comment(loops),
             loops=loops, bound_lines=loops.lines[:mark], part_lines=loops.lines[mark + 1 :], stages=stages,
             skip=self.skip, store_lines=closing,
         ).rstrip("\n")  # fmt: skip

@@ -37,7 +37,8 @@ class IndexPrinter:
     """Prints polynomials over the scalars of a tile.
 
     variables: text of each Var in scope; address: pointer to an element (or, with the last index
-    left out, to its row); element: an element as a scalar; reduce: text of a TileExtreme over the tile's own rows, if it is one;
+    left out, to its row); element: an element as a scalar; reduce: text of a TileExtreme over the tile's own rows, if it is one; search: text of a
+    search that is known already;
     helpers: names of helper functions called.
     """
 
@@ -45,6 +46,7 @@ class IndexPrinter:
     address: Callable[[str, tuple[str, ...]], str]
     element: Callable[[Element, tuple[str, ...]], str]
     reduce: Callable[[TileExtreme], str | None]
+    search: Callable[[FirstGe], str | None]
     helpers: set[str] = field(default_factory=set)
 
     def text(self, p: Poly, tight: bool = False) -> str:
@@ -82,6 +84,9 @@ class IndexPrinter:
             case Pick(condition=condition, yes=yes, no=no):
                 return f"tl.where({self.formula(condition)}, {self.text(yes)}, {self.text(no)})"
             case FirstGe(row=row, value=value, length=length):
+                known = self.search(term)
+                if known is not None:
+                    return known
                 self.helpers.add("first_ge")
                 lead = tuple(self.text(i, True) for i in row.index[:-1])
                 pointer = self.address(row.tensor, lead)

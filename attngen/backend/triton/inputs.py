@@ -105,6 +105,13 @@ class Inputs:
         text = f"tl.load({self.address(e.tensor, index)})"
         return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
 
+    def row_element(self, e: ix.Element, index: tuple[str, ...]) -> str:
+        """One element per row of the tile (its last index moves), or a scalar."""
+        if "q" not in e.names:
+            return self.element(e, index)
+        text = f"tl.load({self.address(e.tensor, index)}, mask=inside, other=0)"
+        return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+
     def tile_extreme(self, e: ix.TileExtreme) -> str | None:
         """Least or greatest over the tile's own queries; None for any other span."""
         if e.lo is not ix.var("q0") or e.hi is not ix.var("q1") - 1:

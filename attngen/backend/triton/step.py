@@ -90,7 +90,7 @@ class Step:
         return names + [n for t in self.tops for n in ((t.value, t.position) if t.count == 1 else (t.value,))]
 
 
-def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | None, tail: bool,
+def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | str | None, tail: bool,
                anchor: Expr, half: str) -> Step:  # fmt: skip
     """The step of one stage.
 
@@ -234,8 +234,14 @@ def _top(binder: Binder, i: int, t: TopList) -> TopView:
     return TopView(i, value, position, name, t.count, slots)
 
 
-def place_mask(binder: Binder, step: Step, mask: Expr | None, tail: bool) -> None:
-    """`keep` of a partial tile; its own loads and terms are computed only there."""
+def place_mask(binder: Binder, step: Step, mask: Expr | str | None, tail: bool) -> None:
+    """`keep` of a partial tile; its own loads and terms are computed only there.
+
+    mask: row limits as text (they include the length), or the formula of the spec.
+    """
+    if isinstance(mask, str):
+        step.keep = mask
+        return
     before = {shape: len(lines) for shape, lines in binder.sections.items()}
     conditions = []
     if mask is not None:
