@@ -62,6 +62,8 @@ def lower_attention(spec: ast.Spec, scope: Scope, report: Report) -> Attention |
 def bind(lowering: Lowering, item: ast.Bind) -> None:
     """`name = value` or `value, index = argmin(x)`; the names count as bound even if it fails."""
     scope = lowering.scope
+    if scope.declared.failed.intersection(w.text for w in item.names):
+        raise Mistake(None)
     for word in item.names:
         scope.check_new(word)
     scope.failed.update(w.text for w in item.names)

@@ -7,7 +7,7 @@ import math
 from attngen.core.source import Span
 from attngen.frontend.mistake import Mistake, wrong
 from attngen.ir import build
-from attngen.ir.expr import Axes, Const, Dot, Expr, Extent, MatMul, Outer, matrix
+from attngen.ir.expr import Axes, Binary, Const, Dot, Expr, Extent, MatMul, Outer, matrix
 
 SPELLED = {
     "+": "add",
@@ -49,8 +49,14 @@ def scalar(e: Expr, span: Span, where: str) -> None:
             f"found {describe(e)}, expected a number {where}",
             span,
             "has a feature axis",
-            f"contract it: `dot({_short(span)}, ...)`",
+            "contract two rows with `dot(a, b)`"
+            if _is_product_of_rows(e)
+            else f"contract it: `dot({_short(span)}, ...)`",
         )
+
+
+def _is_product_of_rows(e: Expr) -> bool:
+    return isinstance(e, Binary) and e.op == "mul" and None not in (e.a.feature, e.b.feature)
 
 
 def boolean(e: Expr, span: Span, where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attngen.core.source import Span
-from attngen.frontend.declare import STREAMS, Declarations
+from attngen.frontend.declared import STREAMS, Declarations
 from attngen.frontend.mistake import Mistake, wrong
 from attngen.ir.attention import Axis, Tensor
 from attngen.ir.expr import Const, Expr, Index, Kind, Load, Row, Side
