@@ -140,7 +140,7 @@ def fits(e: Expr, span: Span) -> Expr:
 
 
 def agree(op: str, a: Expr, b: Expr, span: Span) -> None:
-    """Rows must be over one feature axis; a matrix takes numbers, its like, or a row to scale it."""
+    """Rows must be over one feature axis; a matrix takes numbers, its like, or a scaling row."""
     left, right = matrix(a), matrix(b)
     if left is None and right is None:
         if a.feature is not None and b.feature is not None and a.feature != b.feature:

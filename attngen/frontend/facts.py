@@ -79,5 +79,6 @@ def _check_sorted(fact: ast.Fact, group: ast.Tensors, tensors: Sequence[Tensor])
                 f"`sorted` says that `{tensor.name}` never decreases along its position axis",
                 fact.span,
                 "it has no position axis" if tensor.role == "input" else "expected an input",
-                f"remove `sorted`, or declare `input {tensor.name} : {group.type.dtype.text}[B, S] sorted`",
+                "remove `sorted`, or declare"
+                f" `input {tensor.name} : {group.type.dtype.text}[B, S] sorted`",
             )

@@ -273,7 +273,7 @@ def _word_before(source: Source, offset: int) -> Span | None:
 def _statement(
     source: Source, found: Any, span: Span, accepts: Collection[str]
 ) -> Diagnostic | None:
-    """`valu v : ...` reads as a statement that starts with the name `valu`; `x : f32` lacks a role."""
+    """`valu v : ...` reads as a statement that starts with `valu`; `x : f32` lacks a role."""
     before = _word_before(source, span.start)
     if "EQUAL" not in accepts or "COMMA" not in accepts or "COLON" in accepts or before is None:
         return None

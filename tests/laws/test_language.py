@@ -1,4 +1,4 @@
-"""Laws of the language: printing is undone by reading, and no text makes anything but a SpecError."""
+"""Laws of the language: reading undoes printing, and no text makes anything but a SpecError."""
 
 import string
 from pathlib import Path
@@ -77,8 +77,10 @@ TRUTH = st.recursive(
 )
 REAL = st.recursive(
     st.sampled_from(
-        ["dot(q, k)", "dot(r, k)", "slope[h]", "scale", "cap", "rsqrt(D)", "0.5", "2", "1.0", "inf"]
-        + ["scale[b, h_kv, kv_idx]", "table[h, min(kv_idx, 128)]", "1e-3", "3.0"]
+        [
+            *("dot(q, k)", "dot(r, k)", "slope[h]", "scale", "cap", "rsqrt(D)", "0.5", "2", "1.0"),
+            *("scale[b, h_kv, kv_idx]", "table[h, min(kv_idx, 128)]", "1e-3", "3.0", "inf"),
+        ]
     )
     | WHOLE,
     lambda x: st.one_of(
@@ -196,7 +198,9 @@ WORDS = sorted({w for t in TEXTS for w in t.replace("(", " ( ").replace(",", " ,
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=40))
 def test_any_words_give_a_program_or_an_error(words):
-    only_spec_errors("attention a {\n query q : half[S, D]\n key k : half[S, D]\n" + " ".join(words))
+    only_spec_errors(
+        "attention a {\n query q : half[S, D]\n key k : half[S, D]\n" + " ".join(words)
+    )
 
 
 @settings(max_examples=200, deadline=None)
