@@ -180,7 +180,7 @@ def only_spec_errors(text):
     source = Source("<text>", text)
     try:
         parse(source)
-        load(source)
+        assert load(source).outputs
     except SpecError as error:
         assert error.diagnostics
         assert error.render()
