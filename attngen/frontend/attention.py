@@ -62,17 +62,25 @@ def lower_attention(spec: ast.Spec, scope: Scope, report: Report) -> Attention |
 def bind(lowering: Lowering, item: ast.Bind) -> None:
     """`name = value` or `value, index = argmin(x)`; the names count as bound even if it fails."""
     scope = lowering.scope
+    if scope.declared.failed.intersection(w.text for w in item.names):
+        raise Mistake(None)
     for word in item.names:
         scope.check_new(word)
-    scope.failed.update(w.text for w in item.names)
+    try:
+        _bind_values(lowering, item)
+    except Mistake:
+        scope.failed.update(w.text for w in item.names)
+        raise
+
+
+def _bind_values(lowering: Lowering, item: ast.Bind) -> None:
     if len(item.names) > 1:
         values: Sequence[Expr] = _both(lowering, item)
     else:
         values = (lowering.statement(item.value),)
     for word, value in zip(item.names, values, strict=True):
         _check_reserved(word.text, value, item.value.span)
-        scope.failed.discard(word.text)
-        scope.bind(word, value)
+        lowering.scope.bind(word, value)
 
 
 def _both(lowering: Lowering, item: ast.Bind) -> tuple[Expr, Expr]:

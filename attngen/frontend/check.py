@@ -7,7 +7,7 @@ import math
 from attngen.core.source import Span
 from attngen.frontend.mistake import Mistake, wrong
 from attngen.ir import build
-from attngen.ir.expr import Axes, Const, Dot, Expr, Extent, MatMul, Outer, matrix
+from attngen.ir.expr import Axes, Binary, Const, Dot, Expr, Extent, MatMul, Outer, matrix
 
 SPELLED = {
     "+": "add",
@@ -49,8 +49,14 @@ def scalar(e: Expr, span: Span, where: str) -> None:
             f"found {describe(e)}, expected a number {where}",
             span,
             "has a feature axis",
-            f"contract it: `dot({_short(span)}, ...)`",
+            "contract two rows with `dot(a, b)`"
+            if _is_product_of_rows(e)
+            else f"contract it: `dot({_short(span)}, ...)`",
         )
+
+
+def _is_product_of_rows(e: Expr) -> bool:
+    return isinstance(e, Binary) and e.op == "mul" and None not in (e.a.feature, e.b.feature)
 
 
 def boolean(e: Expr, span: Span, where: str) -> None:
@@ -134,7 +140,7 @@ def fits(e: Expr, span: Span) -> Expr:
 
 
 def agree(op: str, a: Expr, b: Expr, span: Span) -> None:
-    """Rows must be over one feature axis; a matrix takes numbers, its like, or a row to scale it."""
+    """Rows must be over one feature axis; a matrix takes numbers, its like, or a scaling row."""
     left, right = matrix(a), matrix(b)
     if left is None and right is None:
         if a.feature is not None and b.feature is not None and a.feature != b.feature:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from attngen.core.diagnostics import Diagnostic
 from attngen.core.source import Source
 from attngen.frontend.attention import lower_attention
-from attngen.frontend.declare import Declarations, Value, declare
+from attngen.frontend.declare import declare
+from attngen.frontend.declared import Declarations, Value
 from attngen.frontend.lower import Lowering
 from attngen.frontend.mistake import Report, wrong
 from attngen.frontend.recurrence import lower_recurrence

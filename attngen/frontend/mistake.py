@@ -10,7 +10,7 @@ from attngen.core.source import Span
 
 
 class Mistake(Exception):  # noqa: N818 - it is what the user made, not what went wrong here
-    """One diagnostic on its way from an expression to its statement; None follows another mistake."""
+    """One diagnostic on its way to its statement; None if another mistake is the cause."""
 
     def __init__(self, diagnostic: Diagnostic | None) -> None:
         super().__init__()

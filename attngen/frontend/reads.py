@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attngen.core.source import Span
-from attngen.frontend.declare import STREAMS, Declarations
+from attngen.frontend.declared import STREAMS, Declarations
 from attngen.frontend.mistake import Mistake, wrong
 from attngen.ir.attention import Axis, Tensor
 from attngen.ir.expr import Const, Expr, Index, Kind, Load, Row, Side
@@ -96,12 +96,13 @@ def _head_index(declared: Declarations, tensor: Tensor, axis: Axis, span: Span) 
         return Index("h")
     if axis.name in declared.head_names("key", "value"):
         return Index("h_kv")
+    example = ", ".join(_example(declared, a) for a in tensor.axes)
     raise wrong(
         "E122",
         f"no stream has the head axis `{axis.name}` of `{tensor.name}`",
         span,
         "cannot tell which head is meant",
-        f"write the index: `{tensor.name}[{', '.join(_example(declared, a) for a in tensor.axes)}]`",
+        f"write the index: `{tensor.name}[{example}]`",
     )
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from attngen.core.source import Span
-from attngen.frontend.declare import Declarations
+from attngen.frontend.declared import Declarations
 from attngen.frontend.mistake import Mistake, wrong
 from attngen.frontend.reads import bare_read
 from attngen.frontend.vocabulary import AXES, BUILT_IN, FUNCTIONS, RESERVED

@@ -1,7 +1,7 @@
 """How expressions are spelled: the language's own syntax with the fewest parentheses.
 
-`mul(-1, x)` prints as `-x` or a difference and `recip` as a quotient, so that the text builds the same
-nodes again. Formulas and whole specs: `attngen.ir.text`.
+`mul(-1, x)` prints as `-x` or a difference and `recip` as a quotient, so that the text builds the
+same nodes again. Formulas and whole specs: `attngen.ir.text`.
 """
 
 from __future__ import annotations

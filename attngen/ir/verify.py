@@ -1,4 +1,4 @@
-"""Invariants of a program, checked between passes; a violation is a bug of attngen, not of a spec."""
+"""Invariants of a program, checked between passes; a violation is a bug of the compiler."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import unicodedata
 from collections.abc import Collection
@@ -84,6 +85,8 @@ def character(source: Source, error: UnexpectedCharacters) -> Diagnostic:
 
 
 def _plain(found: str) -> str | None:
+    if found.isascii():
+        return None
     letter = _LOOK_ALIKE.get(found) or unicodedata.normalize("NFKD", found)[0]
     return f"the ASCII `{letter}`" if letter.isascii() and letter.isprintable() else None
 
@@ -114,8 +117,8 @@ def _fix(found: str, accepts: Collection[str]) -> str:
     if accepts == {"FORM"}:
         near = nearest(found, ["attention", "recurrence"]) or "attention"
         return f"start with `{near} NAME {{`"
-    if found == "=" and "COMPARE" in accepts:
-        return "compare with `==`"
+    if found == ":" and "LPAR" in accepts:
+        return "take columns in a declaration: `value part = k[:64]`"
     if "COLON" in accepts and "EQUAL" in accepts:
         return "declare a type: `NAME : half[B, H, S, D]`"
     if "COLON" in accepts:
@@ -256,6 +259,8 @@ def _operator(
         if before is None or not starts or source.text[: before.start].rstrip().endswith("{"):
             return None
         at = before
+    if keyword.iskeyword(at.text) and at.text not in KEYWORDS:
+        return bad_name(at.text, at)
     return Diagnostic(
         "E001",
         f"found `{at.text}`, expected an operator or the next statement",
@@ -273,7 +278,7 @@ def _word_before(source: Source, offset: int) -> Span | None:
 def _statement(
     source: Source, found: Any, span: Span, accepts: Collection[str]
 ) -> Diagnostic | None:
-    """`valu v : ...` reads as a statement that starts with the name `valu`; `x : f32` lacks a role."""
+    """`valu v : ...` reads as a statement that starts with `valu`; `x : f32` lacks a role."""
     before = _word_before(source, span.start)
     if "EQUAL" not in accepts or "COMMA" not in accepts or "COLON" in accepts or before is None:
         return None

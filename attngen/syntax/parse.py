@@ -25,7 +25,7 @@ _HIDDEN = re.compile(
 
 def parse(source: Source) -> ast.Spec:
     """The syntax tree of one spec; raises SpecError with an E0xx diagnostic."""
-    from lark.exceptions import UnexpectedCharacters, UnexpectedToken
+    from lark.exceptions import UnexpectedCharacters, UnexpectedToken  # noqa: PLC0415 - 40 ms
 
     source = Source(source.name, source.text.removeprefix("\ufeff"))
     _refuse_unreadable(source)
@@ -40,7 +40,7 @@ def parse(source: Source) -> ast.Spec:
 
 @functools.cache
 def _parser() -> Lark:
-    from lark import Lark
+    from lark import Lark  # noqa: PLC0415 - 40 ms
 
     grammar = resource("grammar", "attn.lark").read_text(encoding="utf-8")
     return Lark(grammar, parser="lalr", lexer="basic", propagate_positions=True)

@@ -12,8 +12,11 @@ from attngen.core.source import Span
 
 LONGEST = 63
 KEYWORDS = frozenset(
-    "attention recurrence query key value input param state return target schedule "
-    "sorted const packed paged scaled and or not true false".split()
+    (
+        *("attention", "recurrence", "query", "key", "value", "input", "param", "state"),
+        *("return", "target", "schedule", "sorted", "const", "packed", "paged", "scaled"),
+        *("and", "or", "not", "true", "false"),
+    )
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 _SYNONYMS = {"True": "true", "False": "false", "None": "", "lambda": "lam", "if": "where"}

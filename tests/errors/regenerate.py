@@ -1,4 +1,4 @@
-"""Writes the .stderr files anew: `python -m tests.errors.regenerate`. Read the difference before committing."""
+"""Writes the .stderr files anew: `python -m tests.errors.regenerate`; then read the difference."""
 
 from tests.errors.cases import cases, message
 
