@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from attngen.ir.expr import Uniform
 from tests.laws.online_formulas import (
     CAUSAL,
     KI,
@@ -16,7 +17,6 @@ from tests.laws.online_formulas import (
     Data,
     F,
     H,
-    Uniform,
     dot,
     exp,
     k,
