@@ -22,6 +22,8 @@ SCHEDULES = [((16, 16), 1), ((8, 5), 3), ((19, 3), 2)]
 def check(outputs, mask, data, schedules=SCHEDULES):
     program = attention(outputs, mask)
     plan = online(program)
+    for a in plan.accumulators:  # weights of an earlier pass are known factors of the scalar
+        assert {plan.classes[c].stage for c, _ in a.weights} <= {a.stage}
     expected = dense(program, data)
     for block, splits in schedules:
         found = execute(plan, data, block, splits)

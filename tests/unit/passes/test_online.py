@@ -105,6 +105,11 @@ def test_size_of_the_loop_state(spec, classes, accumulators, tops):
     assert found == (classes, accumulators, tops)
 
 
+def test_a_payload_of_the_first_pass_stays_there():
+    plan = plan_of({"out": total(P * v) + total(P * relu(P - 0.05) * v)})
+    assert [a.stage for a in plan.accumulators if a.row is not None] == [1, 2]
+
+
 def test_flash_is_one_class_its_sum_and_one_row():
     plan = plan_of({"out": total(P * v)})
     assert [(a.weights, a.scalar.value, a.row) for a in plan.accumulators] == [

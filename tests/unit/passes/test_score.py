@@ -73,6 +73,11 @@ def test_ways_of_writing_alibi(written):
     assert parts.rest is None
 
 
+def test_equal_coefficients_are_one_linear_term():
+    parts = split_score((SLOPE * (KI - QI) + S0 + SLOPE * (2 * KI - 3 * QI)).e)
+    assert [(x.key, x.query) for x in parts.linear] == [(3, -4)]
+
+
 def test_softcap_stays_whole():
     parts = split_score(score_of(specs.gemma2))
     assert (parts.scale, parts.dot) == (None, None)
