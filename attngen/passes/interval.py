@@ -149,14 +149,10 @@ def _unary(op: str, x: Bounds) -> Bounds:
 
 def _reciprocal(op: str, x: Bounds) -> Bounds:
     low, high = x
-    if op == "rsqrt":
-        low = max(low, 0.0)
-    elif low <= 0:  # 0 may be -0.0, whose reciprocal is -inf
-        return ANY if high >= 0 else (1 / high, 1 / low)
+    if low <= 0 and (high >= 0 or op == "rsqrt"):
+        return ANY  # 0 may be -0.0, whose reciprocal is -inf
     root = math.sqrt if op == "rsqrt" else float
-    return (0.0 if high == INF else 1 / root(high) if high > 0 else INF), (
-        1 / root(low) if low > 0 else INF
-    )
+    return 1 / root(high), 1 / root(low)
 
 
 def _at(op: str, x: float) -> float:

@@ -8,6 +8,8 @@ spec and structural keys, never object identity.
 
 from __future__ import annotations
 
+import math
+
 from attngen.ir import build
 from attngen.ir.attention import Attention
 from attngen.ir.build import factors, terms
@@ -28,7 +30,8 @@ from attngen.passes.online_expand import Expander
 from attngen.passes.online_finish import finish
 from attngen.passes.online_key import Keys
 from attngen.passes.online_place import Places
-from attngen.passes.online_tables import Tables, has_key
+from attngen.passes.online_tables import MINUS_INFINITY, Tables, has_key, is_empty
+from attngen.passes.outputs import empty_value
 
 
 def online(attention: Attention) -> OnlinePlan:
@@ -108,14 +111,15 @@ class _Lowering:
                 return normal_dot(args[0], args[1], self.tables.keys, self.places)
             case LogSumExp():
                 score, rows = self._score(args[0])
-                return build.add(self.tables.norm(score, _sink(args, rows)), rows)
+                lse, whole = self.tables.norm(score), self.tables.norm(score, _sink(args, rows))
+                return _restored(whole, rows, lse, args[1] if len(args) > 1 else MINUS_INFINITY)
             case Softmax():
                 score, rows = self._score(args[0])
                 return Softmax(score, _sink(args, rows))
             case Top(count=count, part=part):
                 score, rows = self._score(args[0])
                 top = self.tables.top(score, count, part)
-                return build.add(top, rows) if part == "values" else top
+                return _restored(top, rows, top, MINUS_INFINITY) if part == "values" else top
             case _:
                 return rebuild(e, args)
 
@@ -125,6 +129,15 @@ class _Lowering:
         score = self.tables.keys.spelling(score)
         self.places.carry(e, score)
         return score, rows
+
+
+def _restored(value: Expr, rows: Expr, test: Expr, empty: Expr) -> Expr:
+    """Value + rows, and `empty` where `test` is -inf: there the rows may be infinite themselves."""
+    whole = build.add(value, rows)
+    known = empty_value(rows)
+    if known is None or math.isfinite(known):
+        return whole
+    return build.where(is_empty(test), empty, whole)
 
 
 def _sink(args: tuple[Expr, ...], rows: Expr) -> Expr | None:

@@ -6,7 +6,7 @@ factors, scalar * row. A plain tile factor such as `1 + lam * u` stays one scala
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from attngen.ir import build
 from attngen.ir.build import ONE, ZERO
@@ -27,10 +27,9 @@ class Expander:
     def total(self, x: Expr) -> Expr:
         """sum(x) over the keys as an expression on rows."""
         found: dict[Expr, Expr] = {}
-        for m in self._merged(self.expand(x)):
-            if not (build.is_number(m.coefficient, 0) or build.is_number(m.scalar, 0)):
-                moment = self.tables.moment(m)
-                found[moment] = build.add(found.get(moment, ZERO), m.coefficient)
+        for m in self._merged(list(_present(self.expand(x)))):
+            moment = self.tables.moment(m)
+            found[moment] = build.add(found.get(moment, ZERO), m.coefficient)
         return build.total(build.mul(c, moment) for moment, c in found.items())
 
     def _merged(self, monomials: Sequence[Monomial]) -> list[Monomial]:
@@ -103,21 +102,26 @@ class Expander:
         if self.tables.stage(score) or self.tables.is_open(score) or e.feature is not None:
             return self._closed(e)
         score = self.tables.keys.spelling(score)
-        coefficient = build.unary("exp", build.add(rows, self.tables.norm(score)))
+        exponent, norm = build.terms(rows), self.tables.norm(score)
+        if build.neg(norm) in exponent:  # exp(s - logsumexp(s)) is softmax(s)
+            exponent.remove(build.neg(norm))
+        else:
+            exponent.append(norm)
+        coefficient = build.unary("exp", build.total(exponent))
         return [Monomial(coefficient, (Softmax(score, None),))]
 
     def _where(self, condition: Expr, a: Expr, b: Expr) -> list[Monomial]:
         """where(c, x, y) term by term; equal weights and row of both sides stay one term."""
         condition = self.tables.closed(condition)
         if not has_key(condition):  # a choice of the row: the payload does not change
-            left = [_scaled(m, build.where(condition, m.coefficient, ZERO)) for m in self.expand(a)]
-            right = [
-                _scaled(m, build.where(condition, ZERO, m.coefficient)) for m in self.expand(b)
+            left, right = _present(self.expand(a)), _present(self.expand(b))
+            return [
+                *(_scaled(m, build.where(condition, m.coefficient, ZERO)) for m in left),
+                *(_scaled(m, build.where(condition, ZERO, m.coefficient)) for m in right),
             ]
-            return left + right
         sides: dict[tuple[Expr, tuple[Softmax, ...], Expr | None], list[Expr]] = {}
         for side, arm in enumerate((a, b)):
-            for m in map(_absorbed, self.expand(arm)):
+            for m in _present(map(_absorbed, self.expand(arm))):
                 weights = tuple(sorted(m.weights, key=self.tables.keys))
                 pair = sides.setdefault((m.coefficient, weights, m.row), [ZERO, ZERO])
                 pair[side] = build.add(pair[side], m.scalar)
@@ -125,6 +129,13 @@ class Expander:
             Monomial(coefficient, weights, build.where(condition, x, y), row)
             for (coefficient, weights, row), (x, y) in sides.items()
         ]
+
+
+def _present(monomials: Iterable[Monomial]) -> Iterator[Monomial]:
+    """Those that are not 0."""
+    for m in monomials:
+        if not (build.is_number(m.coefficient, 0) or build.is_number(m.scalar, 0)):
+            yield m
 
 
 def _apart(e: Expr) -> bool:

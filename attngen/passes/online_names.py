@@ -52,7 +52,9 @@ def _accumulator(a: Accumulator, classes: Sequence[Weights], places: Places) -> 
     row = "" if a.row is None else "".join(_name(f, places) or "x" for f in factors(a.row))
     payload = scalar + row
     if len(classes) > 1 or not payload:
-        payload = "_".join([*weights, *([payload] if payload else [])]) or "count"
+        payload = "_".join([*weights, *([payload] if payload else [])])
+    if not payload:
+        payload = "count" if is_number(a.scalar, 1) else "x"
     return ("sum_" if a.row is None else "acc_") + payload
 
 

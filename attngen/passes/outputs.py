@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from attngen.ir import build
-from attngen.ir.expr import Binary, Cast, Const, Dot, Expr, Reduced, Row, Unary, Where
+from attngen.ir.expr import Binary, Cast, Const, Dot, Expr, Reduced, Unary, Where
 
 
 def needs_guard(e: Expr) -> bool:
@@ -18,9 +18,10 @@ def needs_guard(e: Expr) -> bool:
 
 
 def empty_value(e: Expr) -> float | None:
-    """The value of a row expression on a row without keys, in every feature; None if not known.
+    """The value of a row expression on a row without keys, in every feature.
 
-    Inputs are taken to be finite numbers, so `0 * x` is 0.
+    None: some finite number (inputs are taken to be finite, so `0 * x` is 0); NaN: nothing is
+    known, `inf - inf` included.
     """
     match e:
         case Const(value=value):
@@ -36,32 +37,30 @@ def empty_value(e: Expr) -> float | None:
         case Where(condition=condition, a=a, b=b):
             return _where(empty_value(condition), empty_value(a), empty_value(b))
         case Dot(a=a, b=b):
-            return 0.0 if _zero_product(empty_value(a), empty_value(b)) else None
-        case Row():
-            return None
+            return _binary("mul", empty_value(a), empty_value(b))
         case _:
             return None
 
 
+def _finite(x: float | None) -> bool:
+    return x is None or math.isfinite(x)
+
+
 def _where(condition: float | None, a: float | None, b: float | None) -> float | None:
-    if condition is None:
-        return a if a == b else None
+    if condition is None or math.isnan(condition):
+        return a if a == b else None if _finite(a) and _finite(b) else math.nan
     return a if condition else b
 
 
-def _zero_product(a: float | None, b: float | None) -> bool:
-    return any(x == 0 and (y is None or math.isfinite(y)) for x, y in ((a, b), (b, a)))
-
-
 def _unary(op: str, x: float | None) -> float | None:
-    if x is None:
-        return None
+    if x is None or math.isnan(x):
+        return x
     if math.isinf(x):
-        return _AT_INFINITY.get((op, x > 0))
-    value = build.number(build.unary(op, Const(x)))
+        return _AT_INFINITY.get((op, x > 0), math.nan)
     if op == "not":
         return float(not x)
-    return None if value is None else float(value)
+    value = build.number(build.unary(op, Const(x)))
+    return math.nan if value is None else float(value)
 
 
 _AT_INFINITY = {
@@ -81,15 +80,22 @@ _AT_INFINITY = {
 
 
 def _binary(op: str, a: float | None, b: float | None) -> float | None:
-    if op == "mul" and _zero_product(a, b):
+    if op == "mul" and 0.0 in (a, b) and _finite(a) and _finite(b):
         return 0.0
     if op == "logaddexp" and -math.inf in (a, b):
         return b if a == -math.inf else a
     if a is None or b is None:
-        return None
+        return None if _finite(a) and _finite(b) else math.nan
     if op in ("and", "or"):
         return float((a and b) if op == "and" else (a or b))
-    folded = build.binary(op, Const(a), Const(b))
-    if not isinstance(folded, Const) or math.isnan(folded.value):
-        return None
-    return float(folded.value)
+    folded = build.binary(op, Const(a), Const(b)) if _known(op, a, b) else None
+    return float(folded.value) if isinstance(folded, Const) else math.nan
+
+
+def _known(op: str, a: float, b: float) -> bool:
+    """Whether the operation has a value: no NaN, no inf - inf, no 0 * inf."""
+    if math.isnan(a) or math.isnan(b):
+        return False
+    if op == "add":
+        return not math.isnan(a + b)
+    return op != "mul" or not math.isnan(a * b)

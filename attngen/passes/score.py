@@ -13,6 +13,7 @@ from attngen.ir import build
 from attngen.ir.build import ONE, ZERO, factors, number, terms
 from attngen.ir.expr import Axes, Binary, Cast, Const, Dot, Expr, Index, Load
 from attngen.ir.walk import walk
+from attngen.passes.online_tables import has_key
 
 
 @dataclass(frozen=True)
@@ -126,51 +127,52 @@ def _pieces(e: Expr) -> list[Expr]:
 
 
 def _distributed(term: Expr) -> list[Expr]:
-    if isinstance(term, Binary) and term.op == "mul" and _linear(term) is None:
-        for factor, other in ((term.a, term.b), (term.b, term.a)):
-            if not factor.level and isinstance(other, Binary) and other.op == "add":
-                return [build.mul(factor, t) for t in _pieces(other)]
+    """C * (x + y) -> [c * x, c * y] for a factor c without positions."""
+    scalars = [f for f in factors(term) if not f.level]
+    others = [f for f in factors(term) if f.level]
+    if len(others) == 1 and _is_sum(others[0]) and _linear(term) is None:
+        scale = build.product(scalars)
+        return [build.mul(scale, t) for t in _pieces(others[0])]
     return [term]
+
+
+def _is_sum(e: Expr) -> bool:
+    return isinstance(e, Binary) and e.op == "add"
 
 
 class _Terms:
     """Captured terms sorted into linear, column, row and rest."""
 
     def __init__(self, pieces: list[Expr]) -> None:
-        kept = set(_related(pieces))
-        offsets: list[Expr] = []
-        by_coefficient: dict[tuple[Expr, Index], tuple[int, int]] = {}
         self.members: dict[str, list[Expr]] = {"column": [], "row": [], "tile": [], "dots": []}
-        rows: list[Expr] = []
-        for t in pieces:
-            form = None if t in kept else _linear(t)
-            if form is not None and form[0].key:
-                x, offset = form
-                place = (x.coefficient, x.position)
-                key, query = by_coefficient.get(place, (0, 0))
-                by_coefficient[place] = (key + x.key, query + x.query)
-                offsets += [] if offset is ZERO else [offset]
-            elif t not in kept and not t.axes & Axes.KEY:
-                rows.append(t)
-            else:
-                self.members[self._place(t, t in kept)].append(t)
-        for t in rows:  # slope * kv_idx - slope * q_idx is one linear term, however it is written
-            form = _linear(t)
-            if form is None or (form[0].coefficient, form[0].position) not in by_coefficient:
-                self.members["row"].append(t)
-                continue
-            place = (form[0].coefficient, form[0].position)
-            key, query = by_coefficient[place]
-            by_coefficient[place] = (key, query + form[0].query)
-            offsets += [] if form[1] is ZERO else [form[1]]
-        self.members["row"] += offsets
-        self.linear = tuple(Linear(c, k, q, p) for (c, p), (k, q) in by_coefficient.items())
+        self.by_coefficient: dict[Expr, Linear] = {}
+        kept = set(_related(pieces))
+        # keys first: a row term joins a linear term, however slope * (kv_idx - q_idx) is written
+        for t in sorted(pieces, key=lambda t: not has_key(t)):
+            if t in kept or not self._joined(t):
+                self.members[_place(t, t in kept)].append(t)
+        order = {t: i for i, t in enumerate(pieces)}
+        self.members["tile"].sort(key=lambda t: order.get(t, 0))
+        self.linear = tuple(self.by_coefficient.values())
 
-    @staticmethod
-    def _place(t: Expr, kept: bool) -> str:
-        if _has_dot(t):
-            return "dots"
-        return "tile" if kept or t.level == Axes.TILE else "column"
+    def _joined(self, t: Expr) -> bool:
+        """Add `t` to the linear terms if it belongs there."""
+        found = _linear(t)
+        if found is None:
+            return False
+        new, offset = found
+        old = self.by_coefficient.get(new.coefficient)
+        if old is None:
+            if not new.key:
+                return False
+            old = Linear(new.coefficient, 0, 0, new.position)
+        if old.query and new.query and old.position is not new.position:
+            return False
+        position = new.position if new.query else old.position
+        joined = Linear(new.coefficient, old.key + new.key, old.query + new.query, position)
+        self.by_coefficient[new.coefficient] = joined
+        self.members["row"] += [] if build.is_number(offset, 0) else [offset]
+        return True
 
     def _total(self, parts: Iterable[Expr]) -> Expr | None:
         value = build.total(parts)
@@ -189,13 +191,26 @@ class _Terms:
         return self._total([*self.members["tile"], *self.members["dots"]])
 
 
+def _place(t: Expr, kept: bool) -> str:
+    if _has_dot(t):
+        return "dots"
+    if kept or t.level == Axes.TILE:
+        return "tile"
+    return "column" if has_key(t) else "row"
+
+
 def _related(pieces: list[Expr]) -> list[Expr]:
     """Terms of one side that are subtracted from a term of the other side on the same tensor."""
     out = []
     for t in pieces:
         for other in pieces:
             sides = {t.level, other.level} == {Axes.QUERY, Axes.KEY}
-            if sides and _sign(t) != _sign(other) and _tensors(t) & _tensors(other):
+            if (
+                sides
+                and _linear(t) is None
+                and _sign(t) != _sign(other)
+                and _tensors(t) & _tensors(other)
+            ):
                 out.append(t)
                 break
     return out

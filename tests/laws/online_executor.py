@@ -11,7 +11,7 @@ NARROW = 138.0  # a score this narrow needs no running maximum
 
 def execute(plan, data, block=(16, 16), splits=1):
     """Every output, [B * H, queries, features]."""
-    b, h, _, nq, nk = data.shape
+    b, h, _, nq, _nk = data.shape
     outputs = {name: [] for name, _ in plan.outputs}
     for place in [(i, j) for i in range(b) for j in range(h)]:
         rows = {}
@@ -88,7 +88,10 @@ class _State:
 
     def __init__(self, stage, queries):
         self.stage, rows = stage, queries[1] - queries[0]
-        full = lambda width, value: torch.full((rows, 1, width), value, dtype=torch.float64)
+
+        def full(width, value):
+            return torch.full((rows, 1, width), value, dtype=torch.float64)
+
         self.maxima = {
             i: full(1, -INF) for i, c in stage.classes.items() if not c.high - c.low <= NARROW
         }

@@ -166,6 +166,6 @@ def attention(outputs, mask=None, names=None, spans=None):
         (),
         None if mask is None else mask.e,
         tuple((name, e.e) for name, e in outputs.items()),
-        names={e.e: name for name, e in (names or {}).items()},
+        names={e.e: name for e, name in (names or {}).items()},
         spans=spans or {},
     )

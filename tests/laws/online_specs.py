@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from attngen.ir.expr import Uniform
 from tests.laws.online_formulas import (
     CAUSAL,
     KI,
@@ -16,7 +17,6 @@ from tests.laws.online_formulas import (
     Data,
     F,
     H,
-    Uniform,
     dot,
     exp,
     k,
@@ -259,6 +259,12 @@ def branches():
     return {"out": out}, CAUSAL, data
 
 
+def threshold_of_a_branch():
+    p = softmax(where(QPOS - KI < 9, -math.inf, S0))  # some rows keep keys, all with weight 0
+    outputs = {"out": total(relu(p - 0.05) * v), "twice": total(p * relu(p - 0.05) * v)}
+    return outputs, CAUSAL, streams("q k v")
+
+
 def row_choice():
     out = total(where(QI < 5, softmax(S0) * v, 2 * w))
     return {"out": out}, CAUSAL, streams("q k v w")
@@ -278,5 +284,5 @@ SPECS = [
     relu_squared, differential, parallax, parallax_weights, mla, dropout, position, value_moments,
     distance, gaussian, tsne, lse_only, knn, kmeans_assign, boruvka, hard_and_soft, product,
     two_values, two_hop, threshold, chosen_weights, gqa, empty_rows, probe, branches, row_choice,
-    nested_max,
+    threshold_of_a_branch, nested_max,
 ]  # fmt: skip

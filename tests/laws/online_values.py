@@ -152,7 +152,7 @@ def _top(score, e):
 
 
 def dense(attention, data):
-    """Every output by its formula, [B * H, queries, features]; 0 in rows without keys if it holds a sum."""
+    """Outputs by their formulas, [B * H, queries, features]; one with a sum is 0 without keys."""
     b, h, _, nq, nk = data.shape
     found = {}
     for place in [(i, j) for i in range(b) for j in range(h)]:
