@@ -10,6 +10,8 @@ from bounds_random import mask, needs_equal_lengths
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attngen.ir.index import FALSE
+
 CASES = [(name, True) for name in MASKS] + [(name, False) for name in UNEQUAL]
 TRIALS = 6
 
@@ -55,3 +57,62 @@ def test_random_masks_are_sound(text, seed, same_length, tile):
 @random_masks(1500)
 def test_many_random_masks_are_sound(text, seed, same_length, tile):
     sound(text, seed, same_length, tile)
+
+
+N, TILE = 1536, 64
+EXACT = (
+    "causal",
+    "window",
+    "window, two sides",
+    "documents, causal",
+    "documents, both ways",
+    "documents, window",
+    "prefix-LM",
+    "chunked",
+    "longformer",
+    "block causal",
+    "block diffusion",
+    "natten 1D",
+    "xor",
+)
+BY_TEST = ("per-row limit", "runs, unsorted ids", "natten 2D, wide", "dilated, run-time step")
+
+
+def realistic():
+    """Run-time data as in training: few documents, windows of several tiles, sparse runs."""
+    rng = np.random.default_rng(3)
+    inputs = data(rng, N) | {"window": 255, "w": 130, "g": 100, "stride": 320, "left": 200, "h": 0}
+    inputs |= {"prefix": np.array([420]), "half": N // 2, "right": 50}
+    inputs["doc"] = np.searchsorted([200, 777, 900, 1300], np.arange(N), side="right")[None]
+    inputs["runs"] = np.repeat(rng.permutation(N // 128), 128)[None]
+    chunk = (np.arange(N) // 300 + 1) * 300
+    inputs["limit"] = np.minimum(N, chunk + rng.integers(-20, 20, N))[None]
+    return inputs
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_ranges_are_tight(name):
+    """Every visited tile holds something, and every full tile is found, in both directions."""
+    counts = check(Analysed(MASKS[name], SORTED, BITS), realistic(), N, N, TILE, TILE)
+    for seen in counts.values():
+        assert seen["visited"] == seen["kept"] > 0
+        assert seen["full"] == seen["truly_full"]
+
+
+@pytest.mark.parametrize("name", BY_TEST)
+def test_the_tile_test_is_tight(name):
+    """Where no bound can be derived, the test of a tile still finds the empty and the full ones."""
+    counts = check(Analysed(MASKS[name], SORTED, BITS), realistic(), N, N, TILE, TILE)
+    for seen in counts.values():
+        assert seen["tested"] == seen["kept"] > 0
+        assert seen["full_tested"] == seen["truly_full"]
+
+
+def test_no_key_at_all_is_an_empty_range():
+    """kv_len = 0 with queries: every range is empty, and never_empty is not claimed."""
+    for text in ("causal", "kv_idx < 1", "kv_idx < 5 or causal", "kv_idx >= 0"):
+        check(Analysed(text, same_length=False), {"b": 0, "h": 0}, 4, 0, 2, 2)
+
+
+def test_a_mask_that_keeps_nothing_is_known_as_false():
+    assert Analysed(MASKS["never"]).plan.formula is FALSE
