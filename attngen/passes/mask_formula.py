@@ -40,7 +40,6 @@ from attngen.ir.index_build import (
     pick,
 )
 
-
 LONGEST = 600  # characters of a polynomial; nested abs and where double it, level by level
 
 

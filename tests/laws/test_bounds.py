@@ -1,4 +1,4 @@
-"""Laws of the mask pass: ranges, limits, tests and facts against the dense mask, and how tight they are."""
+"""Laws of the mask pass: ranges, limits and tests against the dense mask; how tight they are."""
 
 import zlib
 
@@ -106,6 +106,38 @@ def test_the_tile_test_is_tight(name):
     for seen in counts.values():
         assert seen["tested"] == seen["kept"] > 0
         assert seen["full_tested"] == seen["truly_full"]
+
+
+@pytest.mark.parametrize("extra", ["", " and q_pos - kv_idx < window", " and kv_idx >= prefix[b]"])
+def test_documents_with_a_cache_are_sound(extra):
+    """Rows along the keys read at the query's position among the keys: fewer queries than keys."""
+    text = f"doc[b, q_pos] == doc[b, kv_idx] and causal{extra}"
+    analysed = Analysed(text, SORTED, BITS, same_length=False)
+    rng = np.random.default_rng(5)
+    for _ in range(12):
+        n = int(rng.integers(8, 90))
+        check(analysed, data(rng, n), int(rng.integers(1, n + 1)), n, 8, 16)
+    assert analysed.plan.forward.exact and analysed.plan.transposed.exact
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x[b, kv_idx] < 0.5 and causal",
+        "not (x[b, kv_idx] < x[b, q_idx]) or kv_idx < g",
+        "where(x[b, q_idx] < 0.3, causal, q_pos - kv_idx < window)",
+        "not (x[b, q_idx] < 0.3) and not (x[b, kv_idx] < 0.3) or causal and kv_idx // 4 < w",
+    ],
+)
+def test_float_conditions_are_sound(text):
+    """They stay whole; NaN takes the side the formula gives it."""
+    analysed = Analysed(text, SORTED, BITS, floats=("x",))
+    rng = np.random.default_rng(6)
+    for _ in range(8):
+        n = int(rng.integers(8, 48))
+        x = rng.random((1, n))
+        x[0, rng.integers(0, n, 3)] = np.nan
+        check(analysed, data(rng, n) | {"x": x}, n, n, 8, 4)
 
 
 def test_no_key_at_all_is_an_empty_range():

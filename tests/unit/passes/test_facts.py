@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attngen.ir.index import Element, FirstGe, number, of, var
-from attngen.ir.index_build import floor_div, maximum, minimum, modulo, pick, le
+from attngen.ir.index_build import floor_div, le, maximum, minimum, modulo, pick
 from attngen.ir.index_eval import evaluate
 from attngen.passes.facts import Facts, side_facts
 

@@ -85,7 +85,7 @@ def test_sorted_rows_carry_the_length_of_their_axis():
 
 def test_a_sum_too_large_stays_whole():
     deep = Q
-    for i in range(20):
+    for _ in range(20):
         deep = binary("add", unary("abs", binary("sub", deep, K)), unary("abs", deep))
     mask = binary("lt", deep, const(3))
     assert mask_formula(spec(mask)) is Opaque(mask)
