@@ -54,7 +54,7 @@ def test_random_masks_are_sound(text, seed, same_length, tile):
 
 
 @pytest.mark.slow
-@random_masks(1500)
+@random_masks(600)
 def test_many_random_masks_are_sound(text, seed, same_length, tile):
     sound(text, seed, same_length, tile)
 

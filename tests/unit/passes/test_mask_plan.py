@@ -78,6 +78,9 @@ def test_divisors_are_needed_and_windows_are_clamped():
     assert plan.lone_scalars == ("window",)
     assert "needs stride >= 1 at the call" in describe(plan)
     sums = (
+        lt(W * Q, W + K),
+        lt(Q * K, W),
+        lt(99 * Q, W),
         lt(K, W + left),
         lt(K, W + of(Element("x", (Q,)))),
         lt(K, W * W),
