@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 from weakref import WeakValueDictionary
 
-from attngen.ir.expr import Axes, Binary, Cast, Const, Expr, Index, Load, Unary, Where
+from attngen.ir.expr import Axes, Expr
+from attngen.ir.index_spell import spell
 
 Kind: TypeAlias = Literal["min", "max"]
 
@@ -358,28 +359,6 @@ def walk(node: IndexNode) -> Iterator[IndexNode]:
     yield node
     for child in children(node):
         yield from walk(child)
-
-
-def spell(e: Expr) -> str:
-    """A value expression as text, for people."""
-    symbols = {"add": "+", "mul": "*", "floordiv": "//", "mod": "%", "pow": "**"}
-    symbols |= {"lt": "<", "le": "<=", "eq": "==", "ne": "!=", "and": "and", "or": "or"}
-    match e:
-        case Const(value=value):
-            return str(value)
-        case Index(name=name):
-            return name
-        case Load(tensor=tensor, index=index):
-            return f"{tensor}[{', '.join(map(spell, index))}]" if index else tensor
-        case Binary(op=op, a=a, b=b) if op in symbols:
-            return f"({spell(a)} {symbols[op]} {spell(b)})"
-        case Binary(op=op, a=a, b=b):
-            return f"{op}({spell(a)}, {spell(b)})"
-        case Unary(op=op, x=x) | Cast(dtype=op, x=x):
-            return f"{op}({spell(x)})"
-        case Where(condition=condition, a=a, b=b):
-            return f"where({spell(condition)}, {spell(a)}, {spell(b)})"
-    return type(e).__name__.lower()
 
 
 def _sum(*scaled: tuple[Poly, int]) -> Poly:

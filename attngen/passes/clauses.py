@@ -17,7 +17,7 @@ from attngen.passes.facts import Facts
 
 MOST = 24  # clauses of a formula
 PAIRS = 200  # pairs of clauses looked at in one product
-STEPS = 400  # sub-formulas looked at per expansion
+STEPS = 250  # sub-formulas looked at per expansion
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,13 @@ class Expansion:
                 return self._product(f)
             case Le(poly=p):
                 lifted = lift(p)
-                return [Clause((f,))] if lifted is None else self._split(*lifted)
+                return self._single(f) if lifted is None else self._split(*lifted)
             case _:
                 assert_never(f)
+
+    def _single(self, f: Le) -> list[Clause]:
+        alone = self._meet(Clause(), Clause((f,)))
+        return [] if alone is None else [alone]
 
     def _split(self, head: Extreme | Pick, args: tuple[Poly, ...]) -> list[Clause]:
         parts = [le(p, 0) for p in args]

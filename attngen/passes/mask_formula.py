@@ -40,6 +40,8 @@ from attngen.ir.index_build import (
     pick,
 )
 
+LONGEST = 600  # characters of a polynomial; nested abs and where double it, level by level
+
 
 class NotAnInteger(Exception):  # noqa: N818 (caught below, never shown)
     """The expression has no exact integer polynomial."""
@@ -102,7 +104,13 @@ class Reader:
             return Opaque(e)
 
     def poly(self, e: Expr) -> Poly:
-        """An integer expression; raises NotAnInteger for any other."""
+        """An integer expression; raises NotAnInteger for any other, and for one too large."""
+        p = self._poly(e)
+        if len(p.text) > LONGEST:
+            raise NotAnInteger
+        return p
+
+    def _poly(self, e: Expr) -> Poly:
         match e:
             case Const(value=int() as value):  # bools too
                 return number(value)

@@ -5,7 +5,7 @@ A divisor (`k // stride`) must be >= 1: `stride` is checked at the call.
 The others are scalars that only ever stand alone in a comparison: `window` in `q - k < window`.
 2**31 - 1 is a usual "no window", and `k1 + window` would wrap in 32 bits. A scalar that stands
 alone, with coefficient 1 or -1, beside positions, lengths and constants only can be clamped to
-+-2**30 at the call: no comparison changes, for positions stay below 2**30.
++-2**30 at the call: no comparison changes while positions stay below 2**24.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from attngen.ir.index_build import lift
 from attngen.passes.facts import Facts
 
 BUILTIN = frozenset(("q", "k", "q_len", "kv_len", "b", "h", "h_kv"))
+LARGE = 16  # greatest coefficient of a position
 MOST = 500  # sums looked at; a mask of more is left alone
 
 
@@ -79,8 +80,8 @@ def _sums(node: IndexNode) -> Iterator[Poly]:
 def _mixed(p: Poly) -> set[str]:
     """Scalars of a sum that may not be clamped."""
     found = scalars(p)
-    alone = [m for m, c in p.terms if len(m) == 1 and isinstance(m[0], Var) and abs(c) == 1]
-    lone = {m[0].text for m in alone} & found
-    inner = any(not isinstance(t, Var) and scalars(t) for m, _ in p.terms for t in m)
+    lone = {m[0].text for m, c in p.terms if len(m) == 1 and abs(c) == 1 and isinstance(m[0], Var)}
+    inner = any(scalars(t) for m, _ in p.terms for t in m if not isinstance(t, Var))
+    large = any(len(m) > 1 or abs(c) > (LARGE if m else 2**28) for m, c in p.terms)
     reads = any(isinstance(node, Element) and not node.bits for node in walk(p))
-    return found if len(found) > 1 or reads or found != lone or inner else set()
+    return found if len(found) > 1 or not found <= lone or inner or large or reads else set()

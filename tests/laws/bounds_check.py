@@ -1,4 +1,4 @@
-"""Brute force: the dense mask decides whether every range, limit, test and fact is sound, and how tight."""
+"""Brute force: the dense mask decides whether ranges, limits and tests are sound, and how tight."""
 
 import bisect
 import functools
@@ -23,14 +23,14 @@ class Strict:
             if not 0 <= i < n:
                 raise IndexError(f"read at {index} of {self.data.shape}")
         found = self.data[index]
-        return Strict(found) if found.ndim else int(found)
+        return Strict(found) if found.ndim else found.item()
 
     def __len__(self):
         return len(self.data)
 
 
 HELPERS = {
-    "first_ge": lambda x, v: bisect.bisect_left(x, v),
+    "first_ge": bisect.bisect_left,
     "run_start": lambda x, i: bisect.bisect_left(x, x[i]),
     "run_end": lambda x, i: bisect.bisect_right(x, x[i]),
     "tile_min": lambda x, a, b: min(x[i] for i in range(a, b)),
@@ -52,11 +52,10 @@ def run(expression, env):
 class Analysed:
     """One mask, analysed once."""
 
-    def __init__(self, text, sorted_inputs=(), bits=(), same_length=True, analyse=analyse_formula):
+    def __init__(self, text, sorted_inputs=(), bits=(), same_length=True, floats=()):
         self.text, self.same_length = text, same_length
-        spec = attention(text, sorted_inputs, bits, same_length)
-        self.plan = analyse(mask_formula(spec), same_length=same_length)
-        self.directions = (self.plan.forward, self.plan.transposed)
+        spec = attention(text, sorted_inputs, bits, same_length, floats)
+        self.plan = analyse_formula(mask_formula(spec), same_length=same_length)
 
 
 def values(ranges, env):
@@ -69,8 +68,13 @@ def mask_code(direction, env, cols):
     for c in direction.clauses:
         if run(c.guard, env):
             for y in range(run(c.lo, env), run(c.hi, env)):
-                line[y] |= bool(run(c.rest, env | {direction.loop: y}))
+                line[y] |= bool(run(c.rest, _element(env | {direction.loop: y})))
     return line
+
+
+def _element(env):
+    """Conditions that stay whole are spelled with the names of the language."""
+    return env | {"q_idx": env["q"], "kv_idx": env["k"]}
 
 
 def check(analysed, inputs, m, n, block_q, block_k):
