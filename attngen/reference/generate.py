@@ -2,8 +2,8 @@
 
 A spec is rendered from a seed, a set of features and sizes. Every decision draws from a generator
 of its own, keyed by the seed and the decision's name, so leaving a feature out changes nothing
-else: that is what makes a failure shrink. Swarm testing: each seed enables a random half of the features
-(Groce et al., "Swarm testing", ISSTA 2012).
+else: that is what makes a failure shrink. Swarm testing: each seed enables a random half of the
+features (Groce et al., "Swarm testing", ISSTA 2012).
 """
 
 from __future__ import annotations
