@@ -53,10 +53,7 @@ def test_equals_triton_bit_for_bit(tmp_path):
 
 
 def test_uniform_numbers():
-    counter = tuple(
-        torch.arange(n).view([-1 if i == k else 1 for i in range(4)])
-        for k, n in enumerate((64, 64, 2, 2))
-    )
+    counter = torch.meshgrid(*(torch.arange(n) for n in (64, 64, 2, 2)), indexing="ij")
     x = uniform(1, counter, torch.float32)
     assert x.shape == (64, 64, 2, 2)
     assert x.min() >= 0 and x.max() < 1

@@ -55,6 +55,5 @@ def test_gradients_of_smooth_functions():
     x = torch.linspace(0.1, 2, 7, dtype=D, requires_grad=True)
     for op in ("exp", "tanh", "sigmoid", "silu", "softplus", "sin", "rsqrt", "recip", "log2"):
         assert torch.autograd.gradcheck(lambda t, op=op: pointwise.unary(op, t, D), (x,))
-    assert torch.autograd.gradcheck(
-        lambda a, b: pointwise.binary("mul", a, b, D), (x, x[:1].detach().clone().requires_grad_())
-    )
+    one = torch.tensor([0.7], dtype=D, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, b: pointwise.binary("mul", a, b, D), (x, one))
