@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from attngen.core.dtype import Dtype
 from attngen.ir.attention import Attention
 from attngen.ir.expr import Expr, LogSumExp, Top
 from attngen.ir.recurrence import Recurrence
@@ -24,10 +25,12 @@ def judge(
 ) -> dict[str, Verdict]:
     """A verdict for each result by name, in order.
 
-    results: what the kernel gave, in the reference's layout. half: dtype of the streams.
+    results: what the kernel gave, in the reference's layout. half: what `half` is this time; the
+    rule follows the dtype of the first stream (float32 streams: IEEE dots, the exact rule).
     Indices are held against the scores they chose from, so a tie within rounding is no error.
     """
-    golden, baseline = reference(program, tensors), matched(program, tensors, half)
+    precision = stream_dtype(program, half)
+    golden, baseline = reference(program, tensors), matched(program, tensors, precision)
     verdicts: dict[str, Verdict] = {}
     for number, (name, e) in enumerate((output[0], output[1]) for output in program.outputs):
         got = results[number].to(golden[number].device)
@@ -35,8 +38,16 @@ def judge(
             verdicts[name] = _judge_indices(program, tensors, e, got, golden[number])
         else:
             kind = "out" if isinstance(program, Recurrence) else kind_of(e)
-            verdicts[name] = compare(got, golden[number], baseline[number], kind, half)
+            verdicts[name] = compare(got, golden[number], baseline[number], kind, precision)
     return verdicts
+
+
+def stream_dtype(program: Attention | Recurrence, half: torch.dtype) -> torch.dtype:
+    """The dtype a kernel multiplies in and stores rows in: that of the first stream."""
+    first = next(t for t in program.tensors if t.is_stream)
+    known = {Dtype.F32: torch.float32, Dtype.F64: torch.float64}
+    known |= {Dtype.F16: torch.float16, Dtype.BF16: torch.bfloat16}
+    return known.get(first.dtype, half)
 
 
 def kind_of(e: Expr) -> str:
