@@ -1,1 +1,6 @@
-"""`python -m attngen`."""
+"""`python -m attngen` is the command `attngen`."""
+
+from attngen.cli import main
+
+if __name__ == "__main__":
+    main()

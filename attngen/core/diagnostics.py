@@ -1,4 +1,4 @@
-"""Errors as data: code, place, what was found and expected, one fix to paste; rendered the way rustc does."""
+"""Errors as data: code, place, found and expected, one fix to paste; rendered like rustc's."""
 
 from __future__ import annotations
 

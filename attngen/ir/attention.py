@@ -71,7 +71,7 @@ class RowAccess:
 
 @dataclass(frozen=True)
 class Sparsity:
-    """`blocks(index, count, size)`, or a choice made at run time (`top_blocks`, `threshold_blocks`).
+    """`blocks(index, count, size)`, or chosen at run time (`top_blocks`, `threshold_blocks`).
 
     kind: name of the constructor; tensors: index and count of `blocks`; score: the expression that
     ranks blocks; options: the remaining named arguments as text.

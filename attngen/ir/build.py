@@ -1,4 +1,4 @@
-"""Smart constructors: the only way to make expressions. They keep the canonical forms and fold constants.
+"""Smart constructors, the only way to make expressions: canonical forms kept, constants folded.
 
 `x + 0 -> x`, `x * 1 -> x`, `x * 0 -> 0`, `c * (d * x) -> (c d) * x`, `a - b -> a + -1 * b`,
 `a / b -> a * recip(b)`, `a > b -> b < a`, constants computed. A constant moves to the left of a
@@ -31,7 +31,7 @@ def is_number(e: Expr, value: float) -> bool:
 
 
 def add(a: Expr, b: Expr) -> Expr:
-    """a + b."""
+    """`a + b`."""
     x, y = number(a), number(b)
     if x is not None and y is not None:
         return Const(x + y)
@@ -41,7 +41,7 @@ def add(a: Expr, b: Expr) -> Expr:
 
 
 def mul(a: Expr, b: Expr) -> Expr:
-    """a * b; the constant factor of a product is its left argument."""
+    """`a * b`; the constant factor of a product is its left argument."""
     if number(b) is not None:
         a, b = b, a
     x, y = number(a), number(b)
@@ -68,12 +68,12 @@ def neg(a: Expr) -> Expr:
 
 
 def sub(a: Expr, b: Expr) -> Expr:
-    """a - b."""
+    """`a - b`."""
     return add(a, neg(b))
 
 
 def div(a: Expr, b: Expr) -> Expr:
-    """a / b (true division, always a float)."""
+    """`a / b` (true division, always a float)."""
     return mul(a, unary("recip", b))
 
 
@@ -137,7 +137,7 @@ def product(factors: Iterable[Expr]) -> Expr:
 
 
 def power(a: Expr, b: Expr) -> Expr:
-    """a ** b; a small whole power becomes products, 0.5 a square root."""
+    """`a ** b`; a small whole power becomes products, 0.5 a square root."""
     n = number(b)
     if n is not None and number(a) is not None:
         value = _compute(lambda x: float(x) ** float(n), float(number(a) or 0))

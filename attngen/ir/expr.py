@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 from weakref import WeakValueDictionary
 
 Kind: TypeAlias = Literal["bool", "int", "float"]
@@ -21,7 +21,7 @@ Extent: TypeAlias = "str | int"  # a feature axis: its name in the spec ("D"), o
 
 
 class Axes(enum.Flag):
-    """Positions a value varies along. Attention uses the first four, a recurrence BATCH, HEAD and TIME."""
+    """Positions a value varies along: the first four in attention, TIME only in recurrences."""
 
     NONE = 0
     BATCH = enum.auto()
@@ -46,9 +46,9 @@ class Side(enum.Enum):
 
 
 class _Interned(type):
-    """Makes equal nodes one object: `Cls(*args)` returns the node already built from these arguments."""
+    """Makes equal nodes one object: `Cls(*args)` returns the node already built from `args`."""
 
-    _table: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
+    _table: ClassVar[WeakValueDictionary[tuple[Any, ...], Any]] = WeakValueDictionary()
 
     def __call__(cls, *args: Any) -> Any:
         # 1, 1.0 and True are equal in Python but are different constants
@@ -125,8 +125,9 @@ _INDEX_AXES = {
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Index(Node):
-    """A built-in index or length: b h h_kv q_idx q_pos kv_idx q_len kv_len, t seq_len in a recurrence.
+    """A built-in index or length.
 
+    Names: b h h_kv q_idx q_pos kv_idx q_len kv_len; t and seq_len in a recurrence.
     `q_len` and `kv_len` are per sequence (they vary with b under `packed` and `paged`).
     """
 
@@ -138,7 +139,7 @@ class Index(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Row(Node):
-    """The current row of a tensor with a feature axis: shape [width], columns [start, start + width).
+    """The current row of a tensor with a feature axis: columns [start, start + width).
 
     tensor: name of a declared stream or input (views are resolved to their parent);
     width: extent of the columns read; start: first column (0 unless a view).
@@ -202,7 +203,7 @@ class Binary(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Where(Node):
-    """`a` where the condition holds, else `b`; the other side is never observed (its NaN does not leak)."""
+    """`a` where the condition holds, else `b`; the other side's NaN does not leak."""
 
     condition: Expr
     a: Expr
@@ -249,7 +250,8 @@ class Uniform(Node):
     """Uniform number in [0, 1): Philox-4x32-10 keyed by `seed`, counted by (b, h, q_idx, kv_idx).
 
     Counter words (kv_idx, q_idx, h, b), key words (low, high) of the 64-bit seed; the first output
-    word, top 24 bits, times 2**-24. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    word, top 24 bits, times 2**-24. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+    SC 2011.
     """
 
     seed: Expr
@@ -282,7 +284,7 @@ class Sum(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LogSumExp(Node):
-    """log(sum over kept keys of exp(score) + exp(sink)), natural logarithm; -inf for an empty row."""
+    """log(sum over kept keys of exp(score) + exp(sink)), natural; -inf for an empty row."""
 
     score: Expr
     sink: Expr | None
@@ -314,8 +316,8 @@ class Top(Node):
 class Reduced(Node):
     """A row value known after the loop over keys; made by the online pass.
 
-    what: "lse" (natural logarithm of the sum of class `index`), "moment" (accumulator `index` over the
-    normalisers `norms`), "values" or "indices" (of top list `index`).
+    what: "lse" (natural logarithm of the sum of class `index`), "moment" (accumulator `index` over
+    the normalisers `norms`), "values" or "indices" (of top list `index`).
     """
 
     what: str
@@ -353,7 +355,7 @@ class Outer(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MatMul(Node):
-    """Row times state (`k @ M`) or state times row (`M @ k`): contraction of the neighbouring axes."""
+    """Row times state (`k @ M`) or state times row (`M @ k`): the neighbouring axes contract."""
 
     a: Expr
     b: Expr
@@ -364,10 +366,13 @@ class MatMul(Node):
         self._facts(self.a.axes | self.b.axes, feature, "float")
 
 
-UNARY = "not exp exp2 log log2 tanh sigmoid silu relu softplus abs sqrt rsqrt recip floor sin cos".split()
-ARITHMETIC = "add mul floordiv mod pow max min logaddexp".split()
-COMPARE = "lt le eq ne".split()
-LOGIC = "and or".split()
+UNARY = [
+    *("not", "exp", "exp2", "log", "log2", "tanh", "sigmoid", "silu", "relu", "softplus"),
+    *("abs", "sqrt", "rsqrt", "recip", "floor", "sin", "cos"),
+]
+ARITHMETIC = ["add", "mul", "floordiv", "mod", "pow", "max", "min", "logaddexp"]
+COMPARE = ["lt", "le", "eq", "ne"]
+LOGIC = ["and", "or"]
 
 Expr: TypeAlias = (
     Const
@@ -393,7 +398,7 @@ Expr: TypeAlias = (
 
 
 def matrix(e: Expr) -> tuple[Extent, Extent] | None:
-    """Extents [rows, columns] of a matrix-valued expression (states and outer products), else None."""
+    """Extents [rows, columns] of a matrix (states, outer products), else None."""
     match e:
         case State(rows=rows, columns=columns):
             return (rows, columns) if columns is not None else None

@@ -16,7 +16,7 @@ class Weights:
     """One running maximum and exponential: a distinct score.
 
     score: natural units, tile level; low, high: proven bounds (infinite if unknown);
-    name: what the user called softmax(score), else "p", "p1", ...; stage: pass over the keys, from 1.
+    name: what the user called softmax(score), else "p", "p1", ...; stage: pass over keys, from 1.
     """
 
     name: str
@@ -56,10 +56,11 @@ class OnlinePlan:
     """Everything the loop over keys needs.
 
     outputs: (name, expression over rows): Reduced nodes, row streams, loads; no key axis left.
-    moments: Reduced("moment", accumulator, norms, width) nodes used by outputs:
+    moments: Reduced("moment", accumulator, norms, width) nodes used by outputs and later passes:
       value = A * exp(sum n_c m_c - sum norms), 0 on an empty row; norms are Reduced("lse", c) or
       `logaddexp(Reduced("lse", c), sink)`.
     notes: why a second pass is needed, in words.
+    guarded: outputs whose expression tests for a row without keys, because it would not be 0 there.
     """
 
     mask: Expr | None
@@ -69,6 +70,7 @@ class OnlinePlan:
     moments: tuple[Reduced, ...]
     outputs: tuple[tuple[str, Expr], ...]
     notes: tuple[str, ...] = ()
+    guarded: tuple[str, ...] = ()
 
     @property
     def stages(self) -> int:

@@ -11,7 +11,11 @@ from attngen.ir.online import OnlinePlan
 
 @dataclass(frozen=True)
 class Program:
-    """attention: sizes and dtypes known (no Size node, no `half` left); online, mask: the two hard passes."""
+    """A spec after the passes.
+
+    attention: sizes and dtypes known (no Size node, no `half` left);
+    online, mask: what the two hard passes made of it.
+    """
 
     attention: Attention
     online: OnlinePlan

@@ -1,4 +1,4 @@
-"""The program IR of the `recurrence` form: assignments over a state, walked in order at each step."""
+"""The program IR of the `recurrence` form: assignments over a state, in order at each step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from attngen.ir.expr import Expr, State
 class Recurrence:
     """A checked recurrence spec.
 
-    states: each with the tensor that declares its axes; they start at zero or from a tensor of that name.
-    updates: (state name, new value) in the order written; a State node read in an expression is the
-    running value *at that point of the body*, so node `State(name)` in update i means after updates < i.
-    outputs: (name, expression, number of updates done when it is read); a state in `outputs` is final.
+    states: each with the tensor that declares its axes; they start at zero or from a tensor of that
+    name. updates: (state name, new value) in the order written; a State node read in an expression
+    is the running value *at that point of the body*, so `State(name)` in update i means after
+    updates < i. outputs: (name, expression, number of updates done when it is read); a state in
+    `outputs` is final.
     """
 
     name: str

@@ -1,0 +1,54 @@
+# The two commands a newcomer needs:
+#   make demo   compile and run examples/gemma2.attn (on the GPU if there is one)
+#   make test   every check and every test that needs no GPU
+# Both create .venv first, with the versions in constraints.txt; later runs find it ready.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+# The first Python on the path that is new enough.
+FIND    = for p in python3 python3.13 python3.12 python3.11 python; do \
+            $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done
+PYTHON ?= $(shell $(FIND))
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test gpu check golden bench clean
+
+help:
+	@sed -n '1,4s/^# \{0,1\}//p' Makefile
+	@echo "  make gpu    the tests that need a GPU        make golden  rewrite generated/"
+	@echo "  make check  linters and types only           make bench   time against FlexAttention"
+
+$(READY): constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "attngen needs Python 3.11 or newer (set PYTHON=/path/to/python3)" >&2; exit 2; }
+	@echo "Preparing $(VENV): the pinned packages of constraints.txt. Once; PyTorch is the large one."
+	@rm -f $@
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[test,dev,draw]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/attngen demo
+
+test: check
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not gpu and not sm90"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+gpu: $(READY)
+	$(BIN)/python -m pytest -m "gpu or sm90"
+
+golden: $(READY)
+	$(BIN)/attngen regenerate
+
+bench: $(READY)
+	$(BIN)/python bench/forward.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,134 @@
+"""Captured inputs: scalars as parameters, tensors read at explicit indices.
+
+Only the last axis must have stride 1. Index terms that do not vary inside the tile go into a base
+pointer; an index that is not a plain position is clamped to its axis, so that an element under a
+false condition is never read outside its tensor.
+"""
+
+from __future__ import annotations
+
+from attngen.backend.triton.names import Names
+from attngen.backend.triton.printer import ADD, ATOM, Printer
+from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
+from attngen.backend.triton.tensors import POINTER, Parameters, Sizes
+from attngen.core.dtype import Dtype
+from attngen.ir import index as ix
+from attngen.ir.attention import Attention, Tensor
+from attngen.ir.expr import Const, Expr, Index, Load
+from attngen.passes.interval import interval
+
+_PLAIN = ("b", "h", "h_kv", "q_idx", "kv_idx")
+_SCALARS = {Dtype.I32: "i32", Dtype.I64: "i64", Dtype.F32: "fp32", Dtype.BOOL: "i1"}
+
+
+class Inputs:
+    """Prints loads of captured tensors."""
+
+    def __init__(self, attention: Attention, parameters: Parameters, names: Names, sizes: Sizes) -> None:
+        self.attention, self.parameters, self.names, self.sizes = attention, parameters, names, sizes
+        self.base_lines: list[str] = []
+        self._bases: dict[tuple[str, str], str] = {}
+
+    def scalar(self, name: str) -> str:
+        """The parameter of a run-time scalar."""
+        kind = _SCALARS.get(self.attention.tensor(name).dtype, "fp32")
+        return self.parameters.add(name, kind, name)
+
+    def load(self, e: Load, printer: Printer) -> str:
+        """Text of one element per position of the tile."""
+        if not e.index:
+            return self.scalar(e.tensor)
+        t = self.attention.tensor(e.tensor)
+        shape = printer.frame.shape(e)
+        base, moving = self._split(t, e, printer)
+        cells = " + ".join([base, *moving])
+        mask = _mask(shape, printer)
+        other = ', other=float("-inf")' if False else ", other=0"
+        text = f"tl.load({cells}{mask + other if mask else ''})"
+        return f"{text}.to(tl.float32)" if t.dtype in (Dtype.F16, Dtype.BF16) else text
+
+    def _split(self, t: Tensor, e: Load, printer: Printer) -> tuple[str, list[str]]:
+        """Base pointer (terms that are scalars) and the moving terms, spread to the shape of the load."""
+        shape = printer.frame.shape(e)
+        fixed, moving = [], []
+        for i, index in enumerate(e.index):
+            own = printer.frame.shape(index)
+            text = self._index(t, i, index, printer)
+            if own == SCALAR:
+                if not isinstance(index, Const) or index.value:
+                    fixed.append(self._times_stride(t, i, text))
+            else:
+                atom = text if text.isidentifier() or text.endswith(")") else f"({text})"
+                term = self._times_stride(t, i, atom)
+                spread = printer.frame.spread(f"({term})" if " " in term else term, own, shape)
+                moving.append(spread)
+        return self._base(t, fixed), moving
+
+    def _index(self, t: Tensor, i: int, index: Expr, printer: Printer) -> str:
+        plain = isinstance(index, Index) and index.name in _PLAIN
+        if plain or isinstance(index, Const):
+            return printer.text(index, ATOM)
+        low, high = interval(index)
+        size = t.axes[i].size
+        if size is not None and low >= 0 and high <= size - 1:
+            return printer.text(index, ATOM)
+        last = str(size - 1) if size is not None else self.parameters.add(
+            f"{t.name}_size_{i}", "i32", f"{t.name}.shape[{i}]") + " - 1"  # fmt: skip
+        return f"tl.minimum(tl.maximum({printer.text(index)}, 0), {last})"
+
+    def _times_stride(self, t: Tensor, i: int, text: str) -> str:
+        if i == len(t.axes) - 1:
+            return text
+        stride = self.parameters.add(f"{t.name}_stride_{i}", "i32", f"{t.name}.stride({i})")
+        return f"{text if text.isidentifier() or text.endswith(')') else f'({text})'}.to(tl.int64) * {stride}"
+
+    def _base(self, t: Tensor, fixed: list[str]) -> str:
+        pointer = self.parameters.add(f"{t.name}_ptr", f"*{POINTER[t.dtype]}", t.name, True)
+        if not fixed:
+            return pointer
+        key = (t.name, " + ".join(fixed))
+        if key not in self._bases:
+            self._bases[key] = self.names.take(f"{t.name}_base")
+            self.base_lines.append(f"{self._bases[key]} = {pointer} + {key[1]}")
+        return self._bases[key]
+
+    # --- scalars of a tile, for loop bounds -------------------------------------------------------
+    def address(self, tensor: str, index: tuple[str, ...]) -> str:
+        """Pointer to an element, or to a row when the last index is left out."""
+        t = self.attention.tensor(tensor)
+        lead = [self._times_stride(t, i, text) for i, text in enumerate(index[: len(t.axes) - 1]) if text != "0"]
+        base = self._base(t, lead)
+        return f"{base} + {index[-1]}" if len(index) == len(t.axes) else base
+
+    def element(self, e: ix.Element, index: tuple[str, ...]) -> str:
+        """One element as an i32 scalar."""
+        text = f"tl.load({self.address(e.tensor, index)})"
+        return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+
+    def tile_extreme(self, e: ix.TileExtreme) -> str | None:
+        """Least or greatest over the tile's own queries; None for any other span."""
+        if e.lo is not ix.var("q0") or e.hi is not ix.var("q1") - 1:
+            return None
+        lead = []
+        for p in e.row.index[:-1]:
+            if not isinstance(p.term, ix.Var):
+                return None
+            lead.append(p.term.name)
+        pointer = self.address(e.row.tensor, tuple(lead))
+        other = "-2147483648" if e.kind == "max" else "2147483647"
+        return f"tl.{e.kind}(tl.load({pointer} + q_idx, mask=inside, other={other}), 0)"
+
+
+def _mask(shape: str, printer: Printer) -> str:
+    rows, columns = "inside", "(kv_idx < kv_len)"
+    if shape == ROW:
+        return ", mask=inside"
+    if shape == COLUMN:
+        return ", mask=kv_idx < kv_len"
+    if shape == TILE:
+        frame = printer.frame
+        return f", mask={frame.spread(rows, ROW, TILE)} & {frame.spread(columns, COLUMN, TILE)}"
+    return ""
+
+
+__all__ = ["ADD", "Inputs"]

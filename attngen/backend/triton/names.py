@@ -1,0 +1,28 @@
+"""Identifiers of a generated file: the user's own words where they are safe, never text of the spec."""
+
+from __future__ import annotations
+
+import keyword
+import re
+
+_SAFE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+_TAKEN = frozenset(
+    "tl triton torch float int range min max abs sum len print type id math n b h lo hi".split()
+    + "row0 row1 program tiles split self TensorDescriptor acc out_ptr keep inside alpha".split()
+)
+
+
+class Names:
+    """Hands out distinct identifiers, as close to the wish as possible."""
+
+    def __init__(self, taken: frozenset[str] = frozenset()) -> None:
+        self._used = set(_TAKEN | taken)
+
+    def take(self, wish: str) -> str:
+        """An identifier not handed out before: the wish, the wish with a number, or `v0`, `v1`, ..."""
+        base = wish if _SAFE.fullmatch(wish) and not keyword.iskeyword(wish) else "v"
+        name, count = base, 0
+        while name in self._used or keyword.iskeyword(name):
+            name, count = f"{base}{count}" if base == "v" else f"{base}_{count + 1}", count + 1
+        self._used.add(name)
+        return name

@@ -1,0 +1,76 @@
+"""Layout of generated text: wrapped argument lists, used names, pruning of unused lines."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Sequence
+
+WIDTH = 110
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def words(text: str) -> frozenset[str]:
+    """Identifiers that occur in code, comments and strings left out."""
+    code = "\n".join(line.split("  #")[0] for line in text.split("\n"))
+    return frozenset(_WORD.findall(re.sub(r'"[^"\n]*"', "", code)))
+
+
+def used(candidates: Iterable[str], text: str) -> list[str]:
+    """The candidates that occur in the text, in their own order, each once."""
+    found = words(text)
+    return [c for c in dict.fromkeys(candidates) if c in found]
+
+
+def call(head: str, arguments: Sequence[str], tail: str, indent: int = 0) -> str:
+    """`head(arguments)tail`, broken after commas so that no line passes the width."""
+    line, lines = f"{head}(", []
+    for i, argument in enumerate(arguments):
+        piece = argument + ("," if i + 1 < len(arguments) else f"){tail}")
+        if len(line) + len(piece) + 1 + indent > WIDTH and not line.endswith("("):
+            lines.append(line.rstrip())
+            line = " " * (len(head) + 1)
+        line += piece + " "
+    lines.append(line.rstrip() if arguments else f"{head}(){tail}")
+    return ("\n" + " " * indent).join(lines)
+
+
+def prune(body: str, results: Iterable[str] = ()) -> str:
+    """Drop assignments nobody reads and branches left empty, until nothing changes.
+
+    body: statements indented by four, as the inside of a function; every call in it is pure except
+    stores, which are expression statements and stay.
+    """
+    wanted = set(results)
+    while True:
+        tree = ast.parse("def body():\n" + body)
+        dead = _dead(tree, wanted)
+        if not dead:
+            return body
+        lines = body.split("\n")
+        drop = {i for first, last in dead for i in range(first - 2, last - 1)}
+        body = "\n".join(line for i, line in enumerate(lines) if i not in drop)
+
+
+def _dead(tree: ast.Module, wanted: set[str]) -> list[tuple[int, int]]:
+    reads: dict[str, int] = {}
+    own: dict[str, int] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            reads[node.id] = reads.get(node.id, 0) + 1
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            inside = sum(isinstance(x, ast.Name) and x.id == name for x in ast.walk(node.value))
+            own[name] = own.get(name, 0) + inside
+    dead = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name not in wanted and reads.get(name, 0) == own.get(name, 0):
+                dead.append(node)
+    gone = {id(n) for n in dead}
+    spans = [(n.lineno, n.end_lineno or n.lineno) for n in dead]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and all(id(n) in gone for n in (*node.body, *node.orelse)):
+            spans.append((node.lineno, node.end_lineno or node.lineno))
+    return spans

@@ -1,0 +1,270 @@
+"""Splitting a score by what its parts vary over, for a backend that hoists them out of the loop.
+
+Captured terms are not reassociated: a difference of the same tensor at the query and at the key
+(`cum[q_idx] - cum[kv_idx]`) cancels, so both stay together, in the order written, before the dot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from attngen.ir import build
+from attngen.ir.build import ONE, ZERO, factors, number, terms
+from attngen.ir.expr import Axes, Binary, Cast, Const, Dot, Expr, Index, Load
+from attngen.ir.walk import walk
+
+
+@dataclass(frozen=True)
+class Linear:
+    """coefficient * (key * kv_idx + query * position), the coefficient the same for a whole tile.
+
+    position: q_idx or q_pos. A backend anchors both indices at the first row of the tile.
+    """
+
+    coefficient: Expr
+    key: int
+    query: int
+    position: Index
+
+    @property
+    def value(self) -> Expr:
+        """The term as an expression."""
+        kv_idx = build.mul(Const(self.key), Index("kv_idx"))
+        return build.mul(
+            self.coefficient, build.add(kv_idx, build.mul(Const(self.query), self.position))
+        )
+
+
+@dataclass(frozen=True)
+class ScoreParts:
+    """score == scale * dot + column + row + sum of linear + rest; None for a part that is absent.
+
+    dot: a tile product of rows; scale: its factor, a float or an expression without positions;
+    column: varies over the keys alone; row: over the queries alone (or not at all);
+    rest: everything else, captured terms first and together, then terms with dots.
+    """
+
+    scale: float | Expr | None
+    dot: Expr | None
+    column: Expr | None
+    row: Expr | None
+    rest: Expr | None
+    linear: tuple[Linear, ...] = ()
+
+    @property
+    def value(self) -> Expr:
+        """The score put together again."""
+        captured = [e for e in (self.column, self.row) if e is not None]
+        captured += [x.value for x in self.linear]
+        captured += [] if self.rest is None else [self.rest]
+        return build.add(build.total(captured), self.product)
+
+    @property
+    def product(self) -> Expr:
+        """Scale * dot, or 0."""
+        if self.dot is None or self.scale is None:
+            return ZERO
+        scale = Const(self.scale) if isinstance(self.scale, float) else self.scale
+        return build.mul(scale, self.dot)
+
+
+def split_score(score: Expr) -> ScoreParts:
+    """The parts of a tile score."""
+    found = _affine(score)
+    scale, dot, captured = (ZERO, None, score) if found is None else found
+    sorted_terms = _Terms(_pieces(captured))
+    value = number(scale)
+    return ScoreParts(
+        None if dot is None else scale if value is None else float(value),
+        dot,
+        sorted_terms.column,
+        sorted_terms.row,
+        sorted_terms.rest,
+        sorted_terms.linear,
+    )
+
+
+def _affine(e: Expr) -> tuple[Expr, Expr | None, Expr] | None:
+    """(scale, dot or None, captured) with e == scale * dot + captured; None: not affine."""
+    if not _has_dot(e):
+        return ZERO, None, e
+    match e:
+        case Dot():
+            return ONE, e, ZERO
+        case Binary(op="add", a=a, b=b):
+            return _sum(_affine(a), _affine(b))
+        case Binary(op="mul", a=a, b=b) if not a.level or not b.level:
+            factor, other = (a, b) if not a.level else (b, a)
+            inner = _affine(other)
+            if inner is None:
+                return None
+            return build.mul(factor, inner[0]), inner[1], build.mul(factor, inner[2])
+    return None
+
+
+def _sum(
+    x: tuple[Expr, Expr | None, Expr] | None, y: tuple[Expr, Expr | None, Expr] | None
+) -> tuple[Expr, Expr | None, Expr] | None:
+    if x is None or y is None or (x[1] and y[1] and x[1] is not y[1]):
+        return None
+    return build.add(x[0], y[0]), x[1] or y[1], build.add(x[2], y[2])
+
+
+def _has_dot(e: Expr) -> bool:
+    return any(isinstance(x, Dot) and x.level == Axes.TILE for x in walk(e))
+
+
+def _pieces(e: Expr) -> list[Expr]:
+    """Terms of `e`; c * (x + y) comes apart when every piece then belongs to one side."""
+    out: list[Expr] = []
+    for term in terms(e):
+        apart = _distributed(term)
+        together = any(t.level == Axes.TILE and _linear(t) is None for t in apart)
+        out += [term] if together or _related(apart) else apart
+    return [t for t in out if not build.is_number(t, 0)]
+
+
+def _distributed(term: Expr) -> list[Expr]:
+    if isinstance(term, Binary) and term.op == "mul" and _linear(term) is None:
+        for factor, other in ((term.a, term.b), (term.b, term.a)):
+            if not factor.level and isinstance(other, Binary) and other.op == "add":
+                return [build.mul(factor, t) for t in _pieces(other)]
+    return [term]
+
+
+class _Terms:
+    """Captured terms sorted into linear, column, row and rest."""
+
+    def __init__(self, pieces: list[Expr]) -> None:
+        kept = set(_related(pieces))
+        offsets: list[Expr] = []
+        by_coefficient: dict[tuple[Expr, Index], tuple[int, int]] = {}
+        self.members: dict[str, list[Expr]] = {"column": [], "row": [], "tile": [], "dots": []}
+        rows: list[Expr] = []
+        for t in pieces:
+            form = None if t in kept else _linear(t)
+            if form is not None and form[0].key:
+                x, offset = form
+                place = (x.coefficient, x.position)
+                key, query = by_coefficient.get(place, (0, 0))
+                by_coefficient[place] = (key + x.key, query + x.query)
+                offsets += [] if offset is ZERO else [offset]
+            elif t not in kept and not t.axes & Axes.KEY:
+                rows.append(t)
+            else:
+                self.members[self._place(t, t in kept)].append(t)
+        for t in rows:  # slope * kv_idx - slope * q_idx is one linear term, however it is written
+            form = _linear(t)
+            if form is None or (form[0].coefficient, form[0].position) not in by_coefficient:
+                self.members["row"].append(t)
+                continue
+            place = (form[0].coefficient, form[0].position)
+            key, query = by_coefficient[place]
+            by_coefficient[place] = (key, query + form[0].query)
+            offsets += [] if form[1] is ZERO else [form[1]]
+        self.members["row"] += offsets
+        self.linear = tuple(Linear(c, k, q, p) for (c, p), (k, q) in by_coefficient.items())
+
+    @staticmethod
+    def _place(t: Expr, kept: bool) -> str:
+        if _has_dot(t):
+            return "dots"
+        return "tile" if kept or t.level == Axes.TILE else "column"
+
+    def _total(self, parts: Iterable[Expr]) -> Expr | None:
+        value = build.total(parts)
+        return None if value is ZERO else value
+
+    @property
+    def column(self) -> Expr | None:
+        return self._total(self.members["column"])
+
+    @property
+    def row(self) -> Expr | None:
+        return self._total(self.members["row"])
+
+    @property
+    def rest(self) -> Expr | None:
+        return self._total([*self.members["tile"], *self.members["dots"]])
+
+
+def _related(pieces: list[Expr]) -> list[Expr]:
+    """Terms of one side that are subtracted from a term of the other side on the same tensor."""
+    out = []
+    for t in pieces:
+        for other in pieces:
+            sides = {t.level, other.level} == {Axes.QUERY, Axes.KEY}
+            if sides and _sign(t) != _sign(other) and _tensors(t) & _tensors(other):
+                out.append(t)
+                break
+    return out
+
+
+def _sign(t: Expr) -> bool:
+    value = number(t.a) if isinstance(t, Binary) and t.op == "mul" else None
+    return value is not None and value < 0
+
+
+def _tensors(t: Expr) -> set[str]:
+    return {x.tensor for x in walk(t) if isinstance(x, Load)}
+
+
+# ---- terms that are linear in the positions
+
+
+@dataclass(frozen=True)
+class _Form:
+    """key * kv_idx + query * q_idx + position * q_pos + offset, whole coefficients."""
+
+    key: int
+    query: int
+    position: int
+    offset: Expr
+
+
+def _linear(t: Expr) -> tuple[Linear, Expr] | None:
+    """(linear term, offset without positions) whose sum is `t`, or None."""
+    scalars = [f for f in factors(t) if not f.level]
+    others = [f for f in factors(t) if f.level]
+    if len(others) != 1 or (form := _form(others[0])) is None or (form.query and form.position):
+        return None
+    whole = 1
+    if scalars and isinstance(value := number(scalars[0]), int):
+        whole, scalars = value, scalars[1:]
+    coefficient = build.product(scalars)
+    index = Index("q_pos" if form.position else "q_idx")
+    linear = Linear(coefficient, whole * form.key, whole * (form.query + form.position), index)
+    return linear, build.mul(coefficient, build.mul(Const(whole), form.offset))
+
+
+def _form(e: Expr) -> _Form | None:
+    match e:
+        case Index(name="kv_idx"):
+            return _Form(1, 0, 0, ZERO)
+        case Index(name="q_idx"):
+            return _Form(0, 1, 0, ZERO)
+        case Index(name="q_pos"):
+            return _Form(0, 0, 1, ZERO)
+        case Cast(x=x, dtype="f32" | "f64" | "i32" | "i64"):
+            return _form(x)
+        case Binary(op="add", a=a, b=b):
+            return _added(_form(a), _form(b))
+        case Binary(op="mul", a=Const(value=int() as n), b=b):
+            return _times(n, _form(b))
+        case _ if not e.level and e.kind == "int":
+            return _Form(0, 0, 0, e)
+    return None
+
+
+def _added(x: _Form | None, y: _Form | None) -> _Form | None:
+    if x is None or y is None:
+        return None
+    offset = build.add(x.offset, y.offset)
+    return _Form(x.key + y.key, x.query + y.query, x.position + y.position, offset)
+
+
+def _times(n: int, x: _Form | None) -> _Form | None:
+    if x is None:
+        return None
+    return _Form(n * x.key, n * x.query, n * x.position, build.mul(Const(n), x.offset))

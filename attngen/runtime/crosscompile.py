@@ -1,0 +1,127 @@
+"""Compiles emitted files to cubin or hsaco for targets that are not in this machine."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from attngen.backend.emitted import DeviceKernel, Emitted
+from attngen.core.diagnostics import Diagnostic, SpecError
+from attngen.core.target import Target
+from attngen.runtime.binary import Binary, require_fit
+from attngen.runtime.cache import Cache, Entry
+from attngen.runtime.fingerprint import digest, toolchain
+from attngen.runtime.settings import worker_environment
+
+WORKERS = 2
+PATIENCE = 600  # seconds for one file and one target
+
+
+def compile_for(emitted: Emitted, target: Target, cache: Cache) -> list[Binary]:
+    """Every device function of the file, compiled for the target, from the cache where possible.
+
+    SpecError: E302 the target has no binaries, E310 too much shared memory, E311 the compiler
+    failed.
+    """
+    if target.family not in ("cuda", "hip"):
+        message = f"target {target.name} runs kernels from their source; it has no binaries"
+        raise SpecError(Diagnostic("E302", message, help="--target sm_90"))
+    keys = {kernel.name: binary_key(emitted, kernel, target) for kernel in emitted.kernels}
+    found = {name: _binary(cache.get(key)) for name, key in keys.items()}
+    missing = [kernel for kernel in emitted.kernels if found[kernel.name] is None]
+    for binary in _compile(emitted.source, missing, target) if missing else []:
+        cache.put(keys[binary.kernel], _entry(binary))
+        found[binary.kernel] = binary
+    binaries = [b for kernel in emitted.kernels if (b := found[kernel.name]) is not None]
+    for binary in binaries:
+        require_fit(binary, target)
+    return binaries
+
+
+def compile_many(
+    jobs: Sequence[tuple[Emitted, Target]],
+    cache: Cache,
+    done: Callable[[Target], object] = lambda target: None,
+) -> list[list[Binary]]:
+    """Several files or targets, two at a time; `done` is called after each (for progress bars)."""
+
+    def one(job: tuple[Emitted, Target]) -> list[Binary]:
+        binaries = compile_for(*job, cache)
+        done(job[1])
+        return binaries
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return list(pool.map(one, jobs))
+
+
+def binary_key(emitted: Emitted, kernel: DeviceKernel, target: Target) -> str:
+    """The key of a binary: the emitted text, how it is compiled, and the toolchain."""
+    return digest(
+        "binary",
+        source=emitted.source,
+        kernel=_request(kernel),
+        target=target.name,
+        toolchain=toolchain(),
+    )
+
+
+def _request(kernel: DeviceKernel) -> dict[str, Any]:
+    return dataclasses.asdict(kernel) | {
+        "signature": dict(kernel.signature),
+        "constants": dict(kernel.constants),
+    }
+
+
+def _compile(source: str, kernels: Iterable[DeviceKernel], target: Target) -> list[Binary]:
+    request = {
+        "source": source,
+        "target": {"family": target.family, "arch": target.arch, "warp": target.warp},
+        "kernels": [_request(kernel) for kernel in kernels],
+    }
+    answer = _ask(json.dumps(request), target)
+    return [
+        Binary(**{**fields, "data": base64.b64decode(fields["data"])})
+        for fields in answer["binaries"]
+    ]
+
+
+def _ask(request: str, target: Target) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="attngen_") as folder:
+        # -P: a file of the user's that is called triton.py must not be imported
+        process = subprocess.run(
+            [sys.executable, "-P", "-m", "attngen.runtime.compile_worker"],
+            input=request,
+            capture_output=True,
+            text=True,
+            env=worker_environment(Path(folder)),
+            timeout=PATIENCE,
+            check=False,
+        )
+    try:
+        answer: dict[str, Any] = json.loads(process.stdout)
+    except ValueError:
+        answer = {"error": process.stderr[-2000:] or f"exit status {process.returncode}"}
+    if "error" in answer:
+        message = f"the Triton compiler failed for {target.name}: {answer['error'].strip()}"
+        raise SpecError(Diagnostic("E311", message, help="try another schedule or target"))
+    return answer
+
+
+def _entry(binary: Binary) -> Entry:
+    meta = dataclasses.asdict(binary)
+    blobs = {"data": meta.pop("data"), "assembly": meta.pop("assembly").encode()}
+    return Entry(meta, blobs)
+
+
+def _binary(entry: Entry | None) -> Binary | None:
+    if entry is None:
+        return None
+    return Binary(**entry.meta, data=entry.blobs["data"], assembly=entry.blobs["assembly"].decode())

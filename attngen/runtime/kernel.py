@@ -1,0 +1,292 @@
+"""The compiled kernel a user holds, and `compile`, which makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attngen.core.diagnostics import CallError, Diagnostic, SpecError
+from attngen.core.dtype import Dtype
+from attngen.core.source import Source
+from attngen.core.target import Target, find_target
+from attngen.ir.attention import Attention, Tensor
+from attngen.ir.recurrence import Recurrence
+from attngen.runtime.bind import bind, expectation, found
+from attngen.runtime.cache import Cache
+from attngen.runtime.checks import Call, Checker, feature_names
+from attngen.runtime.device import compatible, target_of
+from attngen.runtime.empty import empty_results
+from attngen.runtime.launch import (
+    Plan,
+    align,
+    aligned,
+    packed_boundaries,
+    require_boundaries,
+    signature,
+)
+from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
+from attngen.runtime.support import require_backend, require_supported
+
+DEFAULT_TARGET = "sm_90"
+DEFAULT_FEATURE = 128
+PLANS = 4096  # remembered signatures; lengths vary without end in serving
+FEW_QUERIES = 16
+MANY_KEYS = 256
+
+
+def compile(  # the name users type: attngen.compile
+    text_or_path: str | Path,
+    target: str | None = None,
+    backend: str | None = None,
+    **params: int | float | bool,
+) -> Kernel:
+    """A kernel from a spec, given as text or as the path of a file.
+
+    target: for `.source` and the schedule (default: the device of the tensors); params: values for
+    the spec's `param` statements, and sizes of feature axes for `.source` (default 128). Nothing
+    is compiled before the first call or `.source`.
+    SpecError: mistakes in the spec, an unknown target, or something that is not built yet.
+    """
+    from attngen.frontend import load  # noqa: PLC0415 - a Kernel can be made without a parser
+
+    source = read(text_or_path)
+    sizes = _feature_sizes(load(source, {}), params) if params else {}
+    fixed = {name: value for name, value in params.items() if name not in sizes}
+    attention = require_supported(load(source, fixed))
+    options = dict(attention.schedule) | ({"backend": backend} if backend else {})
+    require_backend(options)
+    spec = Spec(source, fixed, attention, options)
+    return Kernel(spec, find_target(target) if target else None, sizes=sizes)
+
+
+def _feature_sizes(
+    program: Attention | Recurrence, params: Mapping[str, int | float | bool]
+) -> dict[str, int]:
+    """Those of the keywords that name a feature axis instead of a parameter."""
+    names = feature_names(program) if isinstance(program, Attention) else ()
+    return {name: int(value) for name, value in params.items() if name in names}
+
+
+def read(text_or_path: str | Path) -> Source:
+    """The source of a spec: a path if it is one line without a brace, else the text itself."""
+    text = str(text_or_path)
+    if not isinstance(text_or_path, Path) and ("{" in text or "\n" in text):
+        return Source("<text>", text)
+    try:
+        return Source(text, Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        fix = "pass the path of a .attn file, or the text of a spec"
+        diagnostic = Diagnostic("E090", f"cannot read {text[:200]!r}: {reason}", help=fix)
+        raise SpecError(diagnostic) from None
+
+
+class Kernel:
+    """A spec that can be called with tensors, by name or in the order of its declarations.
+
+    It is compiled once for each (sizes of feature axes, dtype, target, short or long queries);
+    lengths, batches, scalars and strides never cause a compilation. `compilations` counts.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        target: Target | None = None,
+        cache: Cache | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.target = target
+        self.sizes = dict(sizes or {})
+        self.cache = cache if cache is not None else Cache()
+        self.compilations = 0
+        self.notes: dict[str, None] = {}
+        self.last: Specialisation | None = None
+        self._checker = Checker(spec.attention)
+        self._made: dict[Request, Specialisation] = {}
+        self._plans: dict[Hashable, Plan] = {}
+        self._count = len(self.declared)
+
+    @property
+    def name(self) -> str:
+        """The name of the spec."""
+        return self.spec.attention.name
+
+    @property
+    def declared(self) -> tuple[Tensor, ...]:
+        """What a call passes, in order."""
+        return self._checker.declared
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the results, in order."""
+        return tuple(name for name, _ in self.spec.attention.outputs)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{t.name}: {expectation(t)}" for t in self.declared)
+        return f"<attngen kernel {self.name}({arguments}) -> {', '.join(self.outputs)}>"
+
+    def __call__(self, *tensors: Any, **by_name: Any) -> Any:
+        """The result, or the tuple of results; CallError if the arguments do not fit."""
+        if by_name or len(tensors) != self._count:
+            tensors = bind(self.declared, tensors, by_name)
+        key = signature(tensors)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plan(tensors)
+            if key is not None:
+                self._remember(key, plan)
+        return plan.run(tensors)
+
+    @property
+    def source(self) -> str:
+        """The text of the kernel file last called, or of the default one."""
+        return self._shown().emitted.source
+
+    def explain(self, **sizes: int) -> str:
+        """What the compiler made of the spec, in words; `sizes` are lengths for the predictions."""
+        from attngen.runtime.report import explain  # noqa: PLC0415 - only when asked
+
+        shown = self._shown()
+        lengths = {**dict(shown.request.sizes), **sizes}
+        return explain(shown.program, shown.schedule, shown.request.target, lengths, [*self.notes])
+
+    def reference(self, *tensors: Any, **by_name: Any) -> Any:
+        """The same results by the definition: the formula as written, in float64."""
+        from attngen.reference.execute import reference  # noqa: PLC0415 - only when asked
+
+        values = bind(self.declared, tensors, by_name)
+        self._checker.check(values)
+        names = (tensor.name for tensor in self.declared)
+        results = reference(self.spec.attention, dict(zip(names, values, strict=True)))
+        return results[0] if len(results) == 1 else results
+
+    def specialise(
+        self,
+        sizes: Mapping[str, int] | None = None,
+        half: Dtype = Dtype.BF16,
+        target: Target | None = None,
+        short: bool = False,
+    ) -> Specialisation:
+        """The kernel file for these sizes (128 for feature axes not named), dtype and target."""
+        fixed = {name: DEFAULT_FEATURE for name in feature_names(self.spec.attention)}
+        fixed |= {n: size for n, size in {**self.sizes, **(sizes or {})}.items() if n in fixed}
+        return self._specialised(
+            Request(tuple(fixed.items()), half, target or self._default_target(), short)
+        )
+
+    def use(self, request: Request, made: Specialisation) -> None:
+        """Use this file for a request from now on (a tuned schedule)."""
+        self._made[request] = made
+        self._plans.clear()
+
+    def request(self, *tensors: Any, **by_name: Any) -> Request:
+        """Which kernel file a call with these arguments takes."""
+        return self._request(self._checker.check(bind(self.declared, tensors, by_name)))
+
+    def _request(self, call: Call) -> Request:
+        device = target_of(call.device)
+        target = self.target or device
+        if device.family == "interpreter":
+            target = device
+        elif not compatible(target, device):
+            message = f"the kernel was compiled for {target.name}, the tensors are on {device.name}"
+            fix = f'compile(..., target="{device.name}"), or leave the target out'
+            raise CallError(Diagnostic("E517", message, help=fix))
+        return Request(tuple(call.sizes.items()), call.half, target, self._short(call))
+
+    def _short(self, call: Call) -> bool:
+        """Few queries against many keys: decoding and speculative decoding."""
+        packed = any(t.packed for t in self.declared)
+        few = 0 < call.q_len <= FEW_QUERIES
+        return few and not packed and call.kv_len >= max(MANY_KEYS, 4 * call.q_len)
+
+    def _specialised(self, request: Request) -> Specialisation:
+        made = self._made.get(request)
+        if made is None:
+            made = self._made[request] = specialise(self.spec, request, self.cache)
+            self.compilations += 1
+        self.last = made
+        return made
+
+    def _plan(self, values: Sequence[Any]) -> Plan:
+        call = self._checker.check(values)
+        _require_narrow(call, self.declared, values)
+        boundaries = packed_boundaries(self.spec.attention, self.declared, values)
+        for position, name, total in boundaries:
+            require_boundaries(name, values[position], total)
+        entry: Callable[..., tuple[Any, ...]]
+        descriptors = False
+        if call.empty:
+
+            def entry(*arguments: Any) -> tuple[Any, ...]:
+                return empty_results(self.spec.attention, call, arguments)
+
+        else:
+            made = self._specialised(self._request(call))
+            entry, descriptors = made.entry, made.schedule.loads == "descriptor"
+        return self._finish(call, entry, values, boundaries, descriptors)
+
+    def _finish(
+        self,
+        call: Call,
+        entry: Callable[..., tuple[Any, ...]],
+        values: Sequence[Any],
+        boundaries: tuple[tuple[int, str, int], ...],
+        descriptors: bool,
+    ) -> Plan:
+        copies = self._copies(call, values, descriptors)
+        scalars = tuple(
+            (i, self._checker.scalars[t.name]) for i, t in enumerate(self.declared) if t.is_scalar
+        )
+        on_cpu = call.device == "cpu"
+        several = not on_cpu and torch.cuda.device_count() > 1
+        guard = torch.device(call.device).index if several else None
+        watched = boundaries if on_cpu else ()  # on a GPU: looked at once per shape, it has to wait
+        plain = not (copies or scalars or watched or guard is not None or call.needs_gradient)
+        return Plan(call, entry, len(self.outputs) == 1, plain, copies, scalars, watched, guard)
+
+    def _copies(
+        self, call: Call, values: Sequence[Any], descriptors: bool
+    ) -> tuple[tuple[int, Callable[[torch.Tensor], torch.Tensor]], ...]:
+        copies: list[tuple[int, Callable[[torch.Tensor], torch.Tensor]]] = []
+        for i, (tensor, value) in enumerate(zip(self.declared, values, strict=True)):
+            if i in call.copies:
+                self._note(
+                    f"{tensor.name} is copied: its feature axis has stride {value.stride(-1)}"
+                )
+                copies.append((i, align))
+            elif descriptors and tensor.is_stream and not aligned(value):
+                self._note(f"{tensor.name} is copied: no descriptor fits {found(value)}")
+                copies.append((i, align))
+        return tuple(copies)
+
+    def _note(self, text: str) -> None:
+        self.notes[text] = None
+
+    def _remember(self, key: Hashable, plan: Plan) -> None:
+        if len(self._plans) >= PLANS:
+            self._plans.clear()
+        self._plans[key] = plan
+
+    def _default_target(self) -> Target:
+        named = self.spec.attention.targets
+        return self.target or find_target(named[0] if named else DEFAULT_TARGET)
+
+    def _shown(self) -> Specialisation:
+        return self.last or self.specialise()
+
+
+def _require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any]) -> None:
+    """CallError E515: offsets inside one head are 32-bit numbers of elements."""
+    if not call.wide:
+        return
+    value = next(v for t, v in zip(declared, values, strict=True) if t.name == call.wide[0])
+    message = (
+        f"{call.wide[0]}: one head spans 2**31 elements or more, found {found(value)}; "
+        "expected rows * row stride below that"
+    )
+    raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous(), or head-major"))

@@ -1,0 +1,142 @@
+"""From a spec and the sizes of its feature axes to a kernel file, through the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from attngen.backend.emitted import DeviceKernel, Emitted
+from attngen.core.dtype import Dtype
+from attngen.core.source import Source
+from attngen.core.target import Target
+from attngen.ir.attention import Attention
+from attngen.ir.program import Program
+from attngen.runtime.cache import Cache, Entry
+from attngen.runtime.fingerprint import digest, generator
+from attngen.runtime.load import load_module
+from attngen.schedule.schedule import Schedule
+
+Options = Mapping[str, "str | int | bool"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a kernel file depends on: nothing about lengths, batches, scalars or strides.
+
+    short: few queries against many keys, which takes another kernel (split over the keys).
+    """
+
+    sizes: tuple[tuple[str, int], ...]
+    half: Dtype
+    target: Target
+    short: bool = False
+
+
+@dataclass
+class Spec:
+    """A checked spec, the text it came from, and the options it is compiled with."""
+
+    source: Source
+    params: Mapping[str, int | float | bool]
+    attention: Attention
+    options: Options
+
+    def program(self, request: Request) -> Program:
+        """The passes' result."""
+        from attngen.passes.pipeline import build_program  # noqa: PLC0415 - not needed on a hit
+
+        return build_program(self.attention, dict(request.sizes), request.half)
+
+    def key(self, request: Request) -> str:
+        """Cache key of the emitted file."""
+        return digest(
+            "emitted",
+            text=self.source.text,
+            params=self.params,
+            options=self.options,
+            sizes=dict(request.sizes),
+            half=request.half.value,
+            target=request.target.name,
+            short=request.short,
+            generator=generator(),
+        )
+
+
+@dataclass
+class Specialisation:
+    """One kernel file and how it came about; on a cache hit only `program` runs the passes."""
+
+    spec: Spec
+    request: Request
+    schedule: Schedule
+    emitted: Emitted
+
+    @cached_property
+    def program(self) -> Program:
+        """The compiled meaning, for `explain`."""
+        return self.spec.program(self.request)
+
+    @cached_property
+    def entry(self) -> Callable[..., tuple[Any, ...]]:
+        """The host function of the file; imports Triton."""
+        function: Callable[..., tuple[Any, ...]] = getattr(
+            load_module(self.emitted), self.emitted.entry
+        )
+        return function
+
+
+def specialise(spec: Spec, request: Request, cache: Cache) -> Specialisation:
+    """The kernel file for a request, from the cache where it was made before."""
+    key = spec.key(request)
+    if (entry := cache.get(key)) is not None:
+        return Specialisation(spec, request, _schedule(entry), _emitted(entry))
+    made = generate(spec, request)
+    cache.put(key, _entry(made))
+    return made
+
+
+def generate(spec: Spec, request: Request, options: Options | None = None) -> Specialisation:
+    """Passes, schedule, printing; `options` override those of the spec."""
+    from attngen.backend.triton.emit import emit  # noqa: PLC0415 - not needed on a hit
+    from attngen.schedule.choose import choose  # noqa: PLC0415
+
+    program = spec.program(request)
+    fixed = {**spec.options, **(options or {})}
+    schedule = choose(program, request.target, fixed, short=request.short)
+    made = Specialisation(spec, request, schedule, emit(program, schedule, request.target))
+    made.__dict__["program"] = program
+    return made
+
+
+def with_schedule(spec: Spec, request: Request, schedule: Schedule) -> Specialisation:
+    """The kernel file for a schedule that is known already, such as a tuned one."""
+    from attngen.backend.triton.emit import emit  # noqa: PLC0415 - not needed on a hit
+
+    emitted = emit(spec.program(request), schedule, request.target)
+    return Specialisation(spec, request, schedule, emitted)
+
+
+def _entry(made: Specialisation) -> Entry:
+    meta = dataclasses.asdict(made.emitted)
+    source = meta.pop("source").encode()
+    meta["schedule"] = dataclasses.asdict(made.schedule)
+    return Entry(meta, {"source": source})
+
+
+def _schedule(entry: Entry) -> Schedule:
+    return Schedule(**entry.meta["schedule"])
+
+
+def _emitted(entry: Entry) -> Emitted:
+    meta = entry.meta
+    kernels = (DeviceKernel(**{**k, "divisible": tuple(k["divisible"])}) for k in meta["kernels"])
+    return Emitted(
+        source=entry.blobs["source"].decode(),
+        entry=meta["entry"],
+        arguments=tuple(meta["arguments"]),
+        outputs=tuple(meta["outputs"]),
+        kernels=tuple(kernels),
+    )
