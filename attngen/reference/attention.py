@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from attngen.ir.attention import Attention
 from attngen.ir.expr import Expr
@@ -74,6 +75,24 @@ class Run:
             places = (self._place(b, h) for h in range(self.heads))
             yield torch.stack([self._kept(place, rows) for place in places])
 
+    def scores(self, score: Expr) -> torch.Tensor:
+        """A score of every pair, -inf where it does not count: [axes of a number result, keys]."""
+        found = [self._scores(score, b) for b in range(self.sequences)]
+        keys = max((one.shape[2] for one in found), default=0)
+        wide = [_pad_keys(one, keys) for one in found]
+        none = torch.zeros(self.heads, 0, keys, dtype=self.precision.compute)
+        return assemble(self.query, wide, self.tokens, none)
+
+    def _scores(self, score: Expr, b: int) -> torch.Tensor:
+        rows = _Rows(self, b)
+        heads = []
+        for place in (self._place(b, h) for h in range(self.heads)):
+            tile = self._tile(place, rows)
+            tile.set_mask(self.program.mask, self._blocks(place, rows))
+            value = tile.value(score).to(self.precision.compute).expand(tile.shape)
+            heads.append(value.masked_fill(~tile.keep, -torch.inf))
+        return torch.stack(heads)
+
     def _none(self, e: Expr) -> torch.Tensor:
         """A result over no positions."""
         width = () if e.feature is None else (self.sizes.extent(e.feature),)
@@ -139,6 +158,10 @@ class Run:
         if any(needs_cube(e) for e in nodes):
             width = max(self.sizes.extent(e.feature) for e in nodes if e.feature is not None)
         return max(1, MOST_ELEMENTS // max(1, place.kv_len * width))
+
+
+def _pad_keys(scores: torch.Tensor, keys: int) -> torch.Tensor:
+    return functional.pad(scores, (0, keys - scores.shape[2]), value=-torch.inf)
 
 
 class _Rows:

@@ -52,7 +52,7 @@ def matched(
         kinds = [e.feature is not None for _, e, _ in program.outputs]
         kinds = [k and not _is_state(program, i) for i, k in enumerate(kinds)]
     else:
-        product = None if dtype == torch.float32 else dtype
+        product = None if dtype in (torch.float32, torch.float64) else dtype
         found = Run(program, tensors, Precision(torch.float32, product)).outputs()
         kinds = [_is_sum_of_rows(program, i) for i in range(len(found))]
     return tuple(x.to(dtype) if row else x for x, row in zip(found, kinds, strict=True))

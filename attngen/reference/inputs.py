@@ -145,26 +145,30 @@ class _Maker:
     def _integers(self, tensor: Tensor, shape: tuple[int, ...], purpose: Purpose) -> torch.Tensor:
         match purpose.kind:
             case "boundaries":
-                return self._boundaries(shape[0], self.sizes[purpose.axis])
+                return self._boundaries(shape[0], self._bound(purpose.axis))
             case "table":
-                return self._table(shape, self.sizes[purpose.axis])
+                return self._table(shape, self._bound(purpose.axis))
             case "lengths":
                 return self._between(shape, *self._cache_lengths(purpose.axis))
             case "blocks":
-                return self._block_list(shape, self.sizes[purpose.axis])
+                return self._block_list(shape, self._bound(purpose.axis))
             case "count":
-                return self._between(shape, 1, max(1, self.sizes[purpose.axis]))
+                return self._between(shape, 1, max(1, self._bound(purpose.axis)))
             case "seed":
                 return self._between(shape, 1, 2**62 if tensor.dtype is Dtype.I64 else 2**30)
             case "position":
                 return self._between(shape, 1, max(1, self._length()))
             case "index":
-                return self._between(shape, 0, max(0, self.sizes[purpose.axis] - 1))
+                return self._between(shape, 0, max(0, self._bound(purpose.axis) - 1))
             case "ascending":
                 position = tensor.axis("position")
                 starts = torch.rand(shape, generator=self.generator) < 1 / 16
                 return starts.long().cumsum(len(shape) - 1 if position is None else position)
         return self._between(shape, 1 if not shape else 0, 3)
+
+    def _bound(self, axis: str) -> int:
+        """Size of an axis given by name or number."""
+        return int(axis) if axis.isdigit() else self.sizes[axis]
 
     def _between(self, shape: tuple[int, ...], low: int, high: int) -> torch.Tensor:
         return torch.randint(low, high + 1, shape, generator=self.generator)

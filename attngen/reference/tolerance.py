@@ -85,7 +85,8 @@ def compare_indices(result: Tensor, golden: Tensor, scores: Tensor, rounded: Ten
     result, golden: [..., n] slots (n = 1: the axis may be missing); scores: [..., keys] float64,
     -inf where masked; rounded: the same in float32. An index is right if it is golden's, or if its
     score is within four times the largest float32 error of its row: then the two tie within
-    rounding. -1 must be -1, and an index may stand only once in a row.
+    rounding. Of keys that tie exactly the lowest comes first. -1 must be -1, and an index may stand
+    only once in a row.
     """
     if result.shape != golden.shape:
         return Verdict(False, {}, f"shape {tuple(result.shape)}, expected {tuple(golden.shape)}")
@@ -99,6 +100,7 @@ def compare_indices(result: Tensor, golden: Tensor, scores: Tensor, rounded: Ten
     fine = (got == want) | (in_range & (gap <= slack))
     twice = (got.unsqueeze(-1) == got.unsqueeze(-2)).sum(-1) > 1
     fine &= ~(twice & (got >= 0))
+    fine &= (got == want) | ~_passed_over(got, scores, rounded, in_range)
     figures = {"different": float((got != want).sum()), "wrong": float((~fine).sum())}
     bad = _first(~fine)
     if bad is None:
@@ -194,6 +196,22 @@ def _gather(scores: Tensor, index: Tensor, valid: Tensor) -> Tensor:
     if scores.shape[-1] == 0:
         return torch.zeros_like(index, dtype=torch.float64)
     return scores.gather(-1, torch.where(valid, index, torch.zeros_like(index)))
+
+
+def _passed_over(got: Tensor, scores: Tensor, rounded: Tensor, valid: Tensor) -> Tensor:
+    """Whether a lower key with exactly the same score was left for later or out."""
+    if scores.shape[-1] == 0:
+        return torch.zeros_like(valid)
+    safe = torch.where(valid, got, torch.zeros_like(got))
+    taken = torch.zeros_like(scores, dtype=torch.bool)
+    keys = torch.arange(scores.shape[-1], device=scores.device)
+    slots = []
+    for slot in range(got.shape[-1]):
+        index = safe[..., slot : slot + 1]
+        ties = (scores == scores.gather(-1, index)) & (rounded == rounded.gather(-1, index))
+        slots.append((ties & (keys < index) & ~taken).any(-1) & valid[..., slot])
+        taken = taken | (keys == index)
+    return torch.stack(slots, -1)
 
 
 def _first(bad: Tensor) -> tuple[int, ...] | None:

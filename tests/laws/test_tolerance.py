@@ -132,3 +132,12 @@ def test_indices_may_differ_only_within_rounding():
     assert not compare_indices(torch.tensor([[0, 0]]), golden, scores, rounded).ok
     assert not compare_indices(torch.tensor([[0, -1]]), golden, scores, rounded).ok
     assert not compare_indices(torch.tensor([[0, 9]]), golden, scores, rounded).ok
+
+
+def test_exact_ties_take_the_lowest_index():
+    scores = torch.tensor([[1.0, 2.0, 2.0, 2.0 - 1e-12]], dtype=torch.float64)
+    rounded = scores.float() + torch.tensor([[1e-6, 0.0, 0.0, 0.0]])
+    golden = torch.tensor([[1, 2]])
+    assert compare_indices(torch.tensor([[3, 1]]), golden, scores, rounded).ok
+    assert not compare_indices(torch.tensor([[2, 1]]), golden, scores, rounded).ok
+    assert not compare_indices(torch.tensor([[2]]), torch.tensor([[1]]), scores, rounded).ok
