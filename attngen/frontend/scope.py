@@ -17,7 +17,6 @@ from attngen.syntax import ast
 from attngen.syntax.words import nearest
 
 
-
 @dataclass
 class Scope:
     """Names bound so far, and what is remembered about expressions for readable output.
@@ -64,6 +63,7 @@ class Scope:
                 f"give it its own name, such as `{text}2`",
             )
         if text in self.declared.feature_names():
+            self.failed.add(text)
             raise wrong(
                 "E102",
                 f"`{text}` is already the name of a feature axis",
@@ -72,6 +72,7 @@ class Scope:
                 f"give it its own name, such as `{text.lower()}_value`",
             )
         if text in taken_words(self.form) and text not in RESERVED:
+            self.failed.add(text)
             raise wrong(
                 "E103",
                 f"`{text}` is a word of the language",

@@ -70,9 +70,7 @@ class Printer:
     row: how a row is written (a view has its own name); by default the tensor and its columns.
     """
 
-    def __init__(
-        self, names: Mapping[Expr, str], row: Callable[[Row], str] | None = None
-    ) -> None:
+    def __init__(self, names: Mapping[Expr, str], row: Callable[[Row], str] | None = None) -> None:
         self.names = names
         self.row = row or _row
 
@@ -102,9 +100,10 @@ class Printer:
             case Reduced(what=what, index=index):
                 return ATOM, f"{what}{index + 1}"
             case _:
-                return ATOM, self._call(e)
+                return ATOM, self.call(e)
 
-    def _call(self, e: Expr) -> str:
+    def call(self, e: Expr) -> str:
+        """What is written as a function call, whatever name it has."""
         match e:
             case Where(condition=c, a=a, b=b):
                 return f"where({self._list(c, a, b)})"
@@ -125,8 +124,16 @@ class Printer:
             case Top():
                 return self._top(e)
             case (
-                Const() | Size() | Index() | State() | Row() | Load() | Unary() | Binary()
-                | MatMul() | Reduced()
+                Const()
+                | Size()
+                | Index()
+                | State()
+                | Row()
+                | Load()
+                | Unary()
+                | Binary()
+                | MatMul()
+                | Reduced()
             ):
                 raise TypeError(f"not printed as a call: {e!r}")
             case _:

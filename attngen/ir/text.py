@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from attngen.ir.attention import Attention, Sparsity, Tensor
-from attngen.ir.expr import Expr, Row, Side, State, Top, children
+from attngen.ir.expr import Expr, Row, Side, Top, children
 from attngen.ir.recurrence import Recurrence
 from attngen.ir.spell import Printer
 from attngen.ir.walk import walk
-
-_KEYWORDS = frozenset(("score", "mask", "gate", "sparsity", "lse", "out"))
 
 
 def formula(e: Expr, names: Mapping[Expr, str] | None = None) -> str:
@@ -45,8 +43,9 @@ def _attention(program: Attention) -> Iterator[str]:
     if program.sparsity is not None:
         yield f"sparsity = {_sparsity(program, program.sparsity)}"
     for name, e in program.outputs:
-        if names.get(e) != name:
-            yield f"{name} = {printer.text(e)}"
+        text = printer.text(e)
+        if text != name:
+            yield f"{name} = {text}"
     outputs = [name for name, _ in program.outputs]
     if outputs != ["out"]:
         yield f"return {', '.join(outputs)}"
@@ -75,9 +74,10 @@ def _bindings(printer: Printer, roots: Sequence[Expr], taken: set[str]) -> Itera
         printer.names = known
         if isinstance(e, Top) and e.part == "values" and e.count > 1:
             indices = Top(e.score, e.count, "indices")
+            text = printer.call(indices)
             known[e] = names.get(e) or _fresh("values", taken)
             known[indices] = names.get(indices) or _fresh("indices", taken)
-            yield f"{known[e]}, {known[indices]} = {Printer({**known, indices: ''}, printer.row)._call(indices)}"
+            yield f"{known[e]}, {known[indices]} = {text}"
         elif e in names and e not in known:
             text = printer.text(e)
             known[e] = names[e]
@@ -102,11 +102,11 @@ def _recurrence(program: Recurrence) -> Iterator[str]:
     """Everything in place: a value read between two updates is bound between them."""
     tensors = (*program.tensors, *(t for _, t in program.states))
     printer = Printer({}, lambda row: row_name(tensors, row))
-    states = {s.name: s for s, _ in program.states}
     for done in range(len(program.updates) + 1):
         for name, e, count in program.outputs:
-            if count == done and e is not states.get(name):
-                yield f"{name} = {printer.text(e)}"
+            text = printer.text(e)
+            if count == done and text != name:
+                yield f"{name} = {text}"
         if done < len(program.updates):
             name, e = program.updates[done]
             yield f"{name} = {printer.text(e)}"
@@ -122,12 +122,16 @@ def _sparsity(program: Attention, sparsity: Sparsity) -> str:
         mean = Printer({}, lambda row: f"mean({row_name(program.tensors, row)})")
         parts.append(mean.text(sparsity.score))
     options = [f"{name} = {value}" for name, value in sparsity.options]
-    return f"{sparsity.kind}({', '.join([*parts, size, *options])})"
+    return f"{sparsity.kind}({', '.join([*parts, *options[:1], size, *options[1:]])})"
 
 
 def row_name(tensors: Iterable[Tensor], row: Row) -> str:
     """The declared name under which a row is read."""
-    sides = {Side.QUERY: ("query",), Side.KEY: ("key", "value"), Side.TIME: ("query", "key", "value")}
+    sides = {
+        Side.QUERY: ("query",),
+        Side.KEY: ("key", "value"),
+        Side.TIME: ("query", "key", "value"),
+    }
     tensors = list(tensors)
     for tensor in tensors:
         parent, start, _ = tensor.view or (tensor.name, 0, 0)
@@ -170,7 +174,7 @@ def declaration(tensor: Tensor) -> str:
     """One tensor as it is declared."""
     if tensor.view is not None:
         parent, start, stop = tensor.view
-        columns = "" if stop < 0 else f"[{start}:{stop}]"
+        columns = "" if stop < 0 else f"[{start or ''}:{stop}]"
         return f"{tensor.role} {tensor.name} = {parent}{columns}"
     axes = f"[{', '.join(a.name for a in tensor.axes)}]" if tensor.axes else ""
     facts = " sorted" * tensor.sorted + " const" * tensor.const

@@ -83,7 +83,10 @@ def check(analysed, inputs, m, n, block_q, block_k):
         return None  # the launcher refuses
     if run(plan.never_empty, base):
         assert kept.any(axis=1).all(), "a row is empty"
-    cases = ((plan.forward, kept, (block_q, block_k)), (plan.transposed, kept.T, (block_k, block_q)))
+    cases = (
+        (plan.forward, kept, (block_q, block_k)),
+        (plan.transposed, kept.T, (block_k, block_q)),
+    )
     for direction, view, _ in cases:
         check_rows(direction, view, base)
     return {d.loop: check_tiles(plan, d, view, base, sizes) for d, view, sizes in cases}
@@ -137,4 +140,6 @@ def check_rows(direction, view, base):
         assert not (view[x] & ~line).any(), f"{loop}: line {x} loses elements"
         assert not direction.exact or (line == view[x]).all(), f"{loop}: line {x} is not exact"
         if rows * cols < 2500:
-            assert (mask_code(direction, env, cols) == view[x]).all(), f"{loop}: line {x}, mask code"
+            assert (mask_code(direction, env, cols) == view[x]).all(), (
+                f"{loop}: line {x}, mask code"
+            )

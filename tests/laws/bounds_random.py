@@ -4,21 +4,36 @@ from hypothesis import strategies as st
 
 small = st.integers(-9, 40).map(str)
 scalar = st.sampled_from(["w", "g", "window", "left", "half", "prefix[b]", "window_of[h]"])
-Q_TERMS = ["q_idx", "q_pos", "limit[b, q_idx]", "doc[b, q_idx]", "other[b, q_idx]", "runs[b, q_idx]"]
+Q_TERMS = [
+    "q_idx",
+    "q_pos",
+    "limit[b, q_idx]",
+    "doc[b, q_idx]",
+    "other[b, q_idx]",
+    "runs[b, q_idx]",
+]
 K_TERMS = ["kv_idx", "kv_idx", *(f"{x}[b, kv_idx]" for x in ("doc", "start", "other", "pos"))]
 leaf = st.one_of(
     st.sampled_from(Q_TERMS), st.sampled_from(K_TERMS), small, scalar, st.sampled_from(K_TERMS)
 )
 PARTS = ("({} + {})", "({} - {})", "({} - {})", "min({}, {})", "max({}, {})")
 ORDER = ["<=", "<", ">", ">=", "==", "!="]
-FLAGS = ["causal", "causal", "is_local[h]", "doc[b, q_idx] == doc[b, kv_idx]", "full[b, q_idx, kv_idx]"]
+FLAGS = [
+    "causal",
+    "causal",
+    "is_local[h]",
+    "doc[b, q_idx] == doc[b, kv_idx]",
+    "full[b, q_idx, kv_idx]",
+]
 
 
 def _grow(inner):
     two = st.tuples(st.sampled_from(PARTS), inner, inner).map(lambda t: t[0].format(*t[1:]))
     divisors, operators = st.sampled_from(["2", "5", "16", "stride"]), st.sampled_from(["//", "%"])
     divide = st.tuples(inner, operators, divisors).map(lambda t: "({} {} {})".format(*t))
-    scale = st.tuples(inner, st.sampled_from(["2", "-3", "w"])).map(lambda t: "({} * {})".format(*t))
+    scale = st.tuples(inner, st.sampled_from(["2", "-3", "w"])).map(
+        lambda t: "({} * {})".format(*t)
+    )
     choice = st.tuples(inner, inner, inner, inner).map(
         lambda t: "where({} < {}, {}, {})".format(*t)
     )
