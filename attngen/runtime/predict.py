@@ -90,8 +90,10 @@ def _tiles(
         return None, 0, "there are too many to count here"
     try:
         env = {"q_len": q_len, "kv_len": kv_len, "b": 0, "h": 0, "h_kv": 0}
-        classes = tile_classes(program.mask, env, q_len, kv_len, schedule.block_q, schedule.block_k)
-    except (KeyError, IndexError, ValueError, TypeError) as error:
+        classes = tile_classes(
+            program.mask, env, q_len, kv_len, block_q=schedule.block_q, block_k=schedule.block_k
+        )
+    except (KeyError, IndexError, ValueError) as error:
         name = error.args[0] if isinstance(error, KeyError) and error.args else "the tensors"
         return None, 0, f"they depend on {name}"
     return len(classes), sum(kind == "full" for _, _, kind in classes), ""
