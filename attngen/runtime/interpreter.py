@@ -1,6 +1,6 @@
 """Mends Triton's interpreter where it is wrong, so that CPU tensors give what the GPU gives.
 
-Triton 3.6 to 3.7 keep bfloat16 as its bit pattern in a uint16 array. `tl.dot` multiplies the patterns
+Triton 3.6 to 3.7 keep bfloat16 as bit patterns in a uint16 array. `tl.dot` multiplies the patterns
 as integers, and a conversion from float32 drops the low bits instead of rounding to nearest even as
 the hardware does. The product of two bfloat16 numbers is exact in float32, so operands are widened.
 """
