@@ -18,6 +18,7 @@ import stat
 import struct
 import time
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,7 @@ class Cache:
         self.limit = limit
         self._memory: OrderedDict[str, Entry] = OrderedDict()
         self._descriptor: int | None = None
+        self._closer: weakref.finalize[[int], Cache] | None = None
         self._opened = False
         self._warned = False
 
@@ -114,9 +116,9 @@ class Cache:
 
     def close(self) -> None:
         """Give the folder's descriptor back; the cache opens it again when needed."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._descriptor, self._opened = None, False
+        if self._closer is not None:
+            self._closer()
+        self._descriptor, self._closer, self._opened = None, None, False
 
     def _remember(self, key: str, entry: Entry) -> None:
         self._memory[key] = entry
@@ -145,6 +147,7 @@ class Cache:
             self._opened = True
             try:
                 self._descriptor = open_folder(self.folder)
+                self._closer = weakref.finalize(self, os.close, self._descriptor)
             except PermissionError as error:
                 if error.errno is None:  # ours: unsafe, not merely unwritable
                     self._warn(str(error))

@@ -1,6 +1,6 @@
 """Mends Triton's interpreter where it is wrong, so that CPU tensors give what the GPU gives.
 
-Triton 3.6 to 3.7 keep bfloat16 as its bit pattern in a uint16 array. `tl.dot` multiplies the patterns
+Triton 3.6 to 3.7 keep bfloat16 as bit patterns in a uint16 array. `tl.dot` multiplies the patterns
 as integers, and a conversion from float32 drops the low bits instead of rounding to nearest even as
 the hardware does. The product of two bfloat16 numbers is exact in float32, so operands are widened.
 """
@@ -40,7 +40,7 @@ def mend_interpreter() -> None:
         return TensorHandle(widen_bfloat16(x.data), tl.float32)
 
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-        return dot(self, widen(a), widen(b), *rest)
+        return dot(self, widen(a), widen(b), *rest)  # type: ignore[no-untyped-call]
 
     def cast_impl(self: Any, source: Any, kind: Any) -> Any:
         pair = (source.dtype.scalar, kind.scalar)
@@ -48,8 +48,8 @@ def mend_interpreter() -> None:
             return TensorHandle(round_to_bfloat16(source.data), tl.bfloat16)
         if pair == (tl.bfloat16, tl.float32):
             return TensorHandle(widen_bfloat16(source.data), tl.float32)
-        return cast(self, source, kind)
+        return cast(self, source, kind)  # type: ignore[no-untyped-call]
 
     create_dot.mended = True  # type: ignore[attr-defined]
-    InterpreterBuilder.create_dot = create_dot
-    InterpreterBuilder.cast_impl = cast_impl
+    InterpreterBuilder.create_dot = create_dot  # type: ignore[method-assign]
+    InterpreterBuilder.cast_impl = cast_impl  # type: ignore[method-assign]

@@ -174,7 +174,7 @@ class Kernel:
         """The kernel file for these sizes (128 for feature axes not named), dtype and target."""
         fixed = {name: DEFAULT_FEATURE for name in feature_names(self.spec.attention)}
         fixed |= {n: size for n, size in {**self.sizes, **(sizes or {})}.items() if n in fixed}
-        return self._specialised(
+        return self.made(
             Request(tuple(fixed.items()), half, target or self._default_target(), short)
         )
 
@@ -204,7 +204,8 @@ class Kernel:
         few = 0 < call.q_len <= FEW_QUERIES
         return few and not packed and call.kv_len >= max(MANY_KEYS, 4 * call.q_len)
 
-    def _specialised(self, request: Request) -> Specialisation:
+    def made(self, request: Request) -> Specialisation:
+        """The kernel file for a request, compiled if it is the first of its kind."""
         made = self._made.get(request)
         if made is None:
             made = self._made[request] = specialise(self.spec, request, self.cache)
@@ -216,17 +217,20 @@ class Kernel:
         call = self._checker.check(values)
         _require_narrow(call, self.declared, values)
         boundaries = packed_boundaries(self.spec.attention, self.declared, values)
+        request = None if call.empty else self._request(call)
+        if call.device != "cpu" and (boundaries or (request and request not in self._made)):
+            _require_no_capture(self.name)
         for position, name, total in boundaries:
             require_boundaries(name, values[position], total)
         entry: Callable[..., tuple[Any, ...]]
         descriptors = False
-        if call.empty:
+        if request is None:
 
             def entry(*arguments: Any) -> tuple[Any, ...]:
                 return empty_results(self.spec.attention, call, arguments)
 
         else:
-            made = self._specialised(self._request(call))
+            made = self.made(request)
             entry, descriptors = made.entry, made.schedule.loads == "descriptor"
         return self._finish(call, entry, values, boundaries, descriptors)
 
@@ -290,3 +294,11 @@ def _require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any
         "expected rows * row stride below that"
     )
     raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous(), or head-major"))
+
+
+def _require_no_capture(name: str) -> None:
+    """CallError E518: compiling and looking at boundaries cannot be part of a CUDA graph."""
+    if torch.cuda.is_current_stream_capturing():
+        message = f"{name} is called with such tensors for the first time while a graph is captured"
+        fix = "call it once with tensors of these shapes before the capture"
+        raise CallError(Diagnostic("E518", message, help=fix))

@@ -204,3 +204,10 @@ def test_where_the_folder_is(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "x" / "attngen"
     monkeypatch.setenv("ATTNGEN_CACHE", "~/mine")
     assert cache_folder() == tmp_path / "mine"
+
+
+def test_caches_that_are_gone_hold_no_descriptor(stored, folder):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        Cache(folder).get(KEY)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1

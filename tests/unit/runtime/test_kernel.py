@@ -1,6 +1,7 @@
 """The kernel object: binding, plans, specialisation, zero sizes, copies."""
 
 import dataclasses
+import os
 import random
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from runtime_specs import flash, spec, windowed
 from test_checks import tensors
 
 import attngen
+import attngen.core.resources
 from attngen.core.diagnostics import CallError, SpecError
 from attngen.runtime import checks
 from attngen.runtime import kernel as module
@@ -202,3 +204,31 @@ def test_reading_specs(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(SpecError, match="UTF-8"):
         read(path)
+
+
+END_TO_END = """
+import attngen, torch
+kernel = attngen.compile("examples/flash.attn")
+for q_len, kv_len in [(1, 7), (40, 40), (17, 33), (1, 300), (0, 5), (5, 0)]:
+    q = torch.randn(2, 4, q_len, 32).half()
+    k, v = torch.randn(2, 2, 4, kv_len, 32).half()
+    for got, want in zip(kernel(q, k, v), kernel.reference(q, k, v), strict=True):
+        torch.testing.assert_close(got.double(), want, atol=3e-3, rtol=3e-3)
+assert kernel.compilations <= 2, kernel.compilations
+"""
+
+
+def test_flash_end_to_end_in_the_interpreter():
+    root = attngen.core.resources.PACKAGE.parent
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", END_TO_END]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, cwd=root
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_call_during_a_graph_capture_says_what_to_do(stages, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(CallError, match="E518"):
+        module._require_no_capture("flash")
