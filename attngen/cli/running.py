@@ -98,4 +98,7 @@ def describe_sizes(trial: Trial) -> str:
 def scalars_of(tensors: Mapping[str, Any]) -> str:
     """Run-time scalars that were drawn, `window=37`; empty without any."""
     drawn = {n: v for n, v in tensors.items() if not isinstance(v, torch.Tensor)}
-    return " ".join(f"{name}={value:.6g}" for name, value in drawn.items())
+    return " ".join(
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in drawn.items()
+    )
