@@ -22,7 +22,7 @@ def command(
 ) -> int:
     """Measure schedules for SPEC on this GPU and remember the best in the cache.
 
-    Never needed: without it the schedule comes from a model of the GPU. A candidate that gives other
+    Never needed: without it the schedule comes from a model. A candidate that gives other
     results than the default one is dropped.
 
     \b
