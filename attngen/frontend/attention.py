@@ -21,8 +21,9 @@ REDUCTIONS = (Softmax, Sum, LogSumExp, Top)
 def lower_attention(spec: ast.Spec, scope: Scope, report: Report) -> Attention | None:
     """The program of an attention spec; None if the report says why there is none."""
     lowering = Lowering(scope)
-    with report.statement():
-        _check_streams(spec, scope)
+    if not scope.declared.failed:
+        with report.statement():
+            _check_streams(spec, scope)
     sparsity: Sparsity | None = None
     for item in spec.items:
         if not isinstance(item, ast.Bind):
@@ -37,7 +38,7 @@ def lower_attention(spec: ast.Spec, scope: Scope, report: Report) -> Attention |
     outputs: tuple[tuple[str, Expr], ...] = ()
     lowering.home = ""
     with report.statement():
-        outputs = _outputs(spec, lowering)
+        outputs = () if scope.declared.failed else _outputs(spec, lowering)
     targets, schedule = options.targets(spec, report), options.schedule(spec, report)
     if report.found:
         return None
@@ -78,15 +79,12 @@ def _both(lowering: Lowering, item: ast.Bind) -> tuple[Expr, Expr]:
     e = item.value
     tops = ("argmin", "argmax", "topk")
     if len(item.names) != 2 or not isinstance(e, ast.Call) or e.function.text not in tops:
-        names = ", ".join(w.text for w in item.names)
         raise wrong(
             "E119",
             f"{len(item.names)} names for one value",
             item.names[0].span.to(item.names[-1].span),
             "only argmin, argmax and topk give two results",
-            f"write `{item.names[0].text} = ...`, or `{names} = argmin(...)`"
-            if len(item.names) == 2
-            else f"write `{item.names[0].text} = ...`",
+            "give each name its own statement",
         )
     lowering.statement(e)
     return calls.top(lowering, e)
@@ -154,13 +152,15 @@ def _check_mask(value: Expr, span: Span) -> None:
 
 
 def _check_reduced(name: str, value: Expr, span: Span) -> None:
+    text = " ".join(span.text.split())
+    text = text if len(text) <= 60 else "..."
     if Axes.KEY in value.axes:
         raise wrong(
             "E114",
             f"`{name}` is one value for each query, found one for each query and key",
             span,
             "varies over the keys",
-            f"reduce it: `{name} = sum(...)`",
+            f"reduce it: `sum({text})`",
         )
 
 
@@ -228,10 +228,13 @@ def _results(item: ast.Return, lowering: Lowering) -> list[tuple[str, Expr]]:
 
 def result_name(e: ast.Expression, scope: Scope, i: int) -> str:
     """What a result is called: its own name, or the only bound name in it, or its place."""
-    if isinstance(e, ast.Name):
+    if isinstance(e, ast.Name) and (e.text in scope.bound or e.text in scope.declared.tensors):
         return e.text
     inside = {n.text for n in ast.names_in(e) if n.text in scope.bound}
-    return inside.pop() if len(inside) == 1 else f"result{i + 1}"
+    if len(inside) == 1 and not isinstance(e, ast.Name):
+        return inside.pop()
+    taken = {*scope.bound, *scope.declared.tensors, *scope.declared.params}
+    return next(n for n in (f"result{i + 1}" + "_" * j for j in range(70)) if n not in taken)
 
 
 def _default_out(spec: ast.Spec, scope: Scope) -> Expr:

@@ -23,7 +23,7 @@ class Declarations:
     """What the declarations of a spec say.
 
     params: with overrides applied; sizes: feature axes fixed from outside; tensors in order, states
-    included; positions: names of the streams' position axes.
+    included; failed: names whose declaration had a mistake.
     """
 
     form: str
@@ -31,6 +31,7 @@ class Declarations:
     sizes: dict[str, int] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     states: list[str] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
 
     def position_names(self, *roles: str) -> set[str]:
         """Names of the position axes of the streams with these roles."""
@@ -78,6 +79,7 @@ def declare(
         for fact in group.facts:
             with report.statement():
                 _apply(fact, group, declared)
+    declared.failed = {name for name in order if name not in declared.tensors}
     rank = {name: i for i, name in enumerate(order)}
     declared.tensors = dict(sorted(declared.tensors.items(), key=lambda pair: rank[pair[0]]))
     return declared
@@ -351,7 +353,7 @@ def _apply(fact: ast.Fact, group: ast.Tensors, declared: Declarations) -> None:
                     "E120",
                     f"`{fact.kind}` describes how a stream is stored",
                     fact.span,
-                    f"found on an {group.role}" if group.role == "input" else "found on a state",
+                    f"found on an input" if group.role == "input" else "found on a state",
                     f"remove `{fact.span.text}`",
                 )
             _check_storage(fact, [declared.tensors[n] for n in names])

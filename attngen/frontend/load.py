@@ -39,7 +39,7 @@ def lower(spec: ast.Spec, params: Mapping[str, Value] | None = None) -> Attentio
     declared.sizes = {k: v for k, v in _sizes(spec, overrides, declared, report).items()}
     declare(spec, declared, report, taken)
     _check_overrides(declared, overrides, report)
-    scope = Scope(declared)
+    scope = Scope(declared, failed=set(declared.failed))
     make = lower_attention if spec.form == "attention" else lower_recurrence
     program = make(spec, scope, report)
     report.stop_if_wrong()

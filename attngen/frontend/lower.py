@@ -15,7 +15,7 @@ from attngen.ir.walk import walk
 from attngen.syntax import ast
 from attngen.syntax.words import nearest
 
-DEEPEST, LARGEST = 150, 20_000  # of an expression with the names in it written out
+DEEPEST, LARGEST = 100, 20_000  # of an expression with the names in it written out
 
 
 @dataclass

@@ -77,7 +77,8 @@ def _setting(setting: ast.Setting) -> str | int | bool:
         words = f"a whole number from {legal.start} to {legal.stop - 1}"
         fine = isinstance(value, int) and value in legal
     else:
-        words, fine = " or ".join(f"`{v}`" for v in legal), value in legal
+        listed = [f"`{v}`" for v in legal]
+        words, fine = f"{', '.join(listed[:-1])} or {listed[-1]}", value in legal
     if not fine or isinstance(value, float | bool):
         raise wrong(
             "E303",

@@ -53,9 +53,9 @@ def element(declared: Declarations, e: ast.Element, index: Sequence[Expr]) -> Ex
         example = ", ".join(_example(declared, a) for a in tensor.axes)
         raise wrong(
             "E111",
-            f"`{tensor.name}` has {len(tensor.axes)} axes [{axes}], found {len(index)} indices",
+            f"`{tensor.name}` is over [{axes}], found {_indices(len(index))}",
             e.span,
-            f"expected {len(tensor.axes)} indices",
+            f"expected {_indices(len(tensor.axes))}",
             f"write `{tensor.name}[{example}]`" if example else f"write `{tensor.name}`",
         )
     for axis, i, written in zip(tensor.axes, index, e.index, strict=False):
@@ -63,6 +63,10 @@ def element(declared: Declarations, e: ast.Element, index: Sequence[Expr]) -> Ex
     if row:
         return _row(declared, tensor, index, e.span)
     return Load(tensor.name, tuple(index), _kind(tensor))
+
+
+def _indices(count: int) -> str:
+    return f"{count} {'index' if count == 1 else 'indices'}"
 
 
 def _kind(tensor: Tensor) -> Kind:

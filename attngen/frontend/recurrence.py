@@ -16,8 +16,9 @@ def lower_recurrence(spec: ast.Spec, scope: Scope, report: Report) -> Recurrence
     """The program of a recurrence spec; None if the report says why there is none."""
     lowering = Lowering(scope)
     updates: list[tuple[str, Expr]] = []
-    with report.statement():
-        _check_streams(spec, scope)
+    if not scope.declared.failed:
+        with report.statement():
+            _check_streams(spec, scope)
     for item in spec.items:
         if not isinstance(item, ast.Bind):
             continue
@@ -28,7 +29,7 @@ def lower_recurrence(spec: ast.Spec, scope: Scope, report: Report) -> Recurrence
                 _bind(lowering, item)
     outputs: tuple[tuple[str, Expr, int], ...] = ()
     with report.statement():
-        outputs = _outputs(spec, lowering)
+        outputs = () if scope.declared.failed else _outputs(spec, lowering)
     targets, schedule = options.targets(spec, report), options.schedule(spec, report)
     if report.found:
         return None

@@ -10,13 +10,11 @@ from attngen.frontend.declare import Declarations
 from attngen.frontend.mistake import Mistake, wrong
 from attngen.frontend.reads import bare_read
 from attngen.frontend.vocabulary import AXES, BUILT_IN, FUNCTIONS, RESERVED
-from attngen.ir import build
 from attngen.ir.expr import Const, Expr, Index, Size, State, children
+from attngen.ir.spell import CAUSAL
 from attngen.ir.walk import walk
 from attngen.syntax import ast
 from attngen.syntax.words import nearest
-
-CAUSAL = build.binary("le", Index("kv_idx"), Index("q_pos"))
 
 
 @dataclass
@@ -65,6 +63,7 @@ class Scope:
                 f"give it its own name, such as `{text}2`",
             )
         if text in self.declared.feature_names():
+            self.failed.add(text)
             raise wrong(
                 "E102",
                 f"`{text}` is already the name of a feature axis",
@@ -73,6 +72,7 @@ class Scope:
                 f"give it its own name, such as `{text.lower()}_value`",
             )
         if text in taken_words(self.form) and text not in RESERVED:
+            self.failed.add(text)
             raise wrong(
                 "E103",
                 f"`{text}` is a word of the language",

@@ -253,6 +253,8 @@ class Le(IndexNode):
                 return f"not {flag}"
             if self.poly == 1 - of(flag):
                 return str(flag)
+        if isinstance(self.poly.term, Modulo):
+            return f"{self.poly} == 0"  # a remainder is never less
         left, constant = _positive_part(self.poly), self.poly.coefficient(())
         if constant == 1:
             return f"{left} < {left - self.poly + 1}"

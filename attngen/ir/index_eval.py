@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any, TypeAlias, assert_never, overload
 
 from attngen.ir.expr import Expr
@@ -37,9 +38,9 @@ def evaluate(node: Formula, env: Env, opaque: OpaqueRule | None = None) -> bool:
 def evaluate(node: Poly | Formula, env: Env, opaque: OpaqueRule | None = None) -> int | bool:
     """The value of a polynomial or formula; `and` and `or` stop early, as in the kernel.
 
-    opaque: gives the value of conditions that are not integer comparisons. Raises IndexError for a read
-    outside a tensor (negative indices too), KeyError for a missing name, ValueError for an opaque
-    condition without a rule.
+    opaque: gives the value of conditions that are not integer comparisons. Raises IndexError for a
+    read outside a tensor (negative indices too), KeyError for a missing name, ValueError for an
+    opaque condition without a rule.
     """
     return _Evaluation(env, opaque).value(node)
 
@@ -70,9 +71,7 @@ class _Evaluation:
     def poly(self, p: Poly) -> int:
         total = 0
         for monomial, c in p.terms:
-            for term in monomial:
-                c *= self.term(term)
-            total += c
+            total += c * prod(map(self.term, monomial))
         return total
 
     def term(self, term: Term) -> int:

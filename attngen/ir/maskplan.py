@@ -24,8 +24,9 @@ class Range:
 class RowClause:
     """One clause for the mask code of an element: guard and lo <= x < hi and rest.
 
-    x is the loop variable; lo, hi and guard depend on the row (the other variable) and scalars only,
-    so they are computed before the loop; rest: leftovers of this clause. The mask is the or of all clauses.
+    x is the loop variable; lo, hi and guard depend on the row (the other variable) and scalars
+    only, so they are computed before the loop; rest: leftovers of this clause. The mask is the or
+    of all clauses.
     """
 
     lo: Poly

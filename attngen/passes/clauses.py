@@ -1,8 +1,8 @@
 """A formula -> or of ands of `p <= 0`, with contradictory, implied and contained parts removed.
 
-`c * max(a, b) + rest <= 0` splits into an and (min, or negative c: an or), `where` into
-`condition and .. or not condition and ..`. Every step is an equivalence over the integers. A part that
-would grow past the limits stays whole inside its clause (`loose`): weaker bounds, still sound.
+`c * max(a, b) + rest <= 0` splits into an and (min, or negative c: an or), `where` into `condition
+and .. or not condition and ..`. Every step is an equivalence over the integers. A part that would
+grow past the limits stays whole inside its clause (`loose`): weaker bounds, still sound.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from attngen.ir.index_build import both, either, le, lift, negate
 from attngen.passes.facts import Facts
 
 MOST = 24  # clauses of a formula
+PAIRS = 200  # pairs of clauses looked at in one product
 STEPS = 400  # sub-formulas looked at per expansion
 
 
@@ -38,6 +39,7 @@ class Expansion:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         self.steps = 0
+        self._implied: dict[tuple[Le, Le], bool] = {}
 
     def clauses(self, f: Formula) -> list[Clause]:
         """The clauses of f; none: f never holds. A clause without conditions: f always holds."""
@@ -75,13 +77,16 @@ class Expansion:
         for part, clauses in sorted(
             ((x, self._expand(x)) for x in f.args), key=lambda t: len(t[1])
         ):
-            met = (self._meet(a, b) for a in out for b in clauses)
-            grown = self._tidy([clause for clause in met if clause is not None])
-            if len(grown) <= MOST:
+            grown = self._distributed(out, clauses) if len(out) * len(clauses) <= PAIRS else None
+            if grown is not None and len(grown) <= MOST:
                 out = grown
             else:
                 out = [Clause(a.conditions, (*a.loose, part)) for a in out]
         return out
+
+    def _distributed(self, left: list[Clause], right: list[Clause]) -> list[Clause]:
+        met = (self._meet(a, b) for a in left for b in right)
+        return self._tidy([clause for clause in met if clause is not None])
 
     def _meet(self, a: Clause, b: Clause) -> Clause | None:
         """Both; None when two conditions contradict: p1 <= 0 and p2 <= 0 but p1 + p2 >= 1."""
@@ -95,7 +100,7 @@ class Expansion:
             return None
         for x in list(conditions):
             others = [y for y in conditions if y is not x]
-            if nonneg(-x.poly) or any(nonneg(y.poly - x.poly) for y in others):
+            if nonneg(-x.poly) or any(self._implies(y, x) for y in others):
                 conditions.remove(x)
         return Clause(tuple(conditions), loose)
 
@@ -108,7 +113,12 @@ class Expansion:
         return out
 
     def _within(self, c: Clause, d: Clause) -> bool:
-        def implied(y: Le) -> bool:
-            return any(self.facts.nonneg(x.poly - y.poly) for x in c.conditions)
+        return set(d.loose) <= set(c.loose) and all(
+            any(self._implies(x, y) for x in c.conditions) for y in d.conditions
+        )
 
-        return set(d.loose) <= set(c.loose) and all(map(implied, d.conditions))
+    def _implies(self, x: Le, y: Le) -> bool:
+        """Whether x holding makes y hold: y.poly <= x.poly."""
+        if (x, y) not in self._implied:
+            self._implied[x, y] = self.facts.nonneg(x.poly - y.poly)
+        return self._implied[x, y]

@@ -1,8 +1,8 @@
 """How many tiles and elements a mask plan visits, exactly, through the lowering the kernels use.
 
-In the kernel: ranges are put in order and made disjoint in tile units, so each tile is visited once;
-then per range three loops: masked, unmasked (inside a full range), masked. Used by `explain`, `bench`
-and `draw`; O(tiles) and O(rows) of plain Python.
+In the kernel: ranges are put in order and made disjoint in tile units, so each tile is visited
+once; then per range three loops: masked, unmasked (inside a full range), masked. Used by `explain`,
+`bench` and `draw`; O(tiles) and O(rows) of plain Python.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ def loops_of_tile(direction: Direction, env: Env, width: int) -> list[Loop]:
 
 
 def tile_classes(
-    plan: MaskPlan, env: Env, q_len: int, kv_len: int, block_q: int, block_k: int
+    plan: MaskPlan, env: Env, q_len: int, kv_len: int, *, block_q: int, block_k: int
 ) -> list[TileClass]:
     """Visited tiles (query tile, key tile, class) of one (b, h), in the order of the kernel.
 
-    env: run-time scalars, b, h, h_kv, and tensors as nested sequences or functions of their indices.
+    env: run-time scalars, b, h, h_kv, and tensors as nested sequences or functions of their
+    indices.
     """
     whole: dict[str, Any] = {**env, "q_len": q_len, "kv_len": kv_len}
     out: list[TileClass] = []

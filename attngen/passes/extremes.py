@@ -1,13 +1,13 @@
 """Least and greatest value of an index expression over a box, as expressions.
 
 Interval arithmetic term by term: a variable at its corners, `//` at the corners of its numerator,
-`%` at the corners when both lie in one period and 0 and n - 1 otherwise, a sorted row at its corners, any
-other row through its least and greatest element over the span. None: nothing is known.
+`%` at the corners when both lie in one period and 0 and n - 1 otherwise, a sorted row at its
+corners, any other row through its least and greatest element over the span. None: nothing is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from attngen.ir.index import (
@@ -113,31 +113,40 @@ class Extremes:
         match term:
             case Var(name=name):
                 return self.box[name]
-            case FloorDiv(num=num, den=den) | Modulo(num=num, den=den):
-                if self._moves(den) or self.facts.sign(den) <= 0:
-                    return UNKNOWN
-                lo, hi = self.interval(num)
-                if isinstance(term, Modulo):
-                    return _residue(lo, hi, den)
-                return _map(lo, hi, lambda p: floor_div(p, den))
+            case FloorDiv() | Modulo():
+                return self._division(term)
             case Element():
                 return self._element(term)
-            case FirstGe(row=row, value=value, length=length):
-                if any(map(self._moves, (*row.index[:-1], length))):
-                    return UNKNOWN
-                lo, hi = self.interval(value)
-                return _map(lo, hi, lambda p: of(FirstGe(row, p, length)))
-            case Extreme(kind=kind, args=args):
-                ends = [self.interval(p) for p in args]
-                # the least of a max is at least any argument's least: unknown arguments may be left out
-                return (
-                    _join(kind, [a for a, _ in ends], partial=kind == "max"),
-                    _join(kind, [b for _, b in ends], partial=kind == "min"),
-                )
+            case FirstGe():
+                return self._first_ge(term)
+            case Extreme():
+                return self._extreme(term)
             case Pick():
                 return self._pick(term)
             case TileExtreme():
                 return UNKNOWN
+
+    def _division(self, term: FloorDiv | Modulo) -> Interval:
+        n = term.den
+        if self._moves(n) or self.facts.sign(n) <= 0:
+            return UNKNOWN
+        lo, hi = self.interval(term.num)
+        if isinstance(term, Modulo):
+            return _residue(lo, hi, n)
+        return _map(lo, hi, lambda p: floor_div(p, n))
+
+    def _first_ge(self, term: FirstGe) -> Interval:
+        if any(map(self._moves, (*term.row.index[:-1], term.length))):
+            return UNKNOWN
+        return _map(*self.interval(term.value), lambda p: of(FirstGe(term.row, p, term.length)))
+
+    def _extreme(self, term: Extreme) -> Interval:
+        lows, highs = zip(*map(self.interval, term.args), strict=True)
+        # the least of a max is no less than any argument's least: unknown ones may be left out
+        return (
+            _join(term.kind, lows, partial=term.kind == "max"),
+            _join(term.kind, highs, partial=term.kind == "min"),
+        )
 
     def _pick(self, term: Pick) -> Interval:
         (a, b), (c, d) = self.interval(term.yes), self.interval(term.no)
@@ -174,6 +183,6 @@ def _map(lo: Poly | None, hi: Poly | None, monotone: Callable[[Poly], Poly]) -> 
     return None if lo is None else monotone(lo), None if hi is None else monotone(hi)
 
 
-def _join(kind: Kind, ends: list[Poly | None], *, partial: bool = False) -> Poly | None:
+def _join(kind: Kind, ends: Sequence[Poly | None], *, partial: bool = False) -> Poly | None:
     known = [p for p in ends if p is not None]
     return extreme(kind, known) if known and (partial or len(known) == len(ends)) else None

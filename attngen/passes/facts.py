@@ -1,9 +1,9 @@
 """What is known to be >= 0, and what follows from it.
 
-The prover subtracts known facts from a polynomial until every term is visibly >= 0: incomplete, sound,
-deterministic. It drops arguments of min and max, prunes clauses and joins ranges; an unproved fact costs
-a longer expression, never a wrong one. A budget bounds the whole analysis (random formulas can ask a
-lot): once it is spent, nothing more is proved.
+The prover subtracts known facts from a polynomial until every term is visibly >= 0: incomplete,
+sound, deterministic. It drops arguments of min and max, prunes clauses and joins ranges; an
+unproved fact costs a longer expression, never a wrong one. A budget bounds the whole analysis
+(random formulas can ask a lot): once it is spent, nothing more is proved.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ Each rule is exact, so a clause without leftovers keeps exactly an interval of e
     x // n < s,  x // n >= s   x < n * s,  x >= n * s, go on with x
     y[g] < s,    y[g] >= s     y sorted: g < first_ge(y, s),  g >= first_ge(y, s), go on with g
 
-v under `%`, in an unsorted row, at two places, or times a factor of unknown sign is a leftover. `first_ge(y, y[i])` is where the run of
-equal elements around i begins, `first_ge(y, y[i] + 1)` where it ends: that is all there is to documents.
+v under `%`, in an unsorted row, at two places, or times a factor of unknown sign is a leftover.
+`first_ge(y, y[i])` is where the run of equal elements around i begins, `first_ge(y, y[i] + 1)`
+where it ends: that is all there is to documents.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from attngen.ir.index import (
     FloorDiv,
     Formula,
     Le,
-    Monomial,
     Poly,
     Term,
     Var,
@@ -77,21 +77,21 @@ def isolate(p: Poly, v: str, facts: Facts) -> Bound | None:
         inside = [(m, c, t) for m, c in p.terms for t in m if v in t.names and t is not Var(v)]
         if not inside:
             return _linear(p, v, facts)
-        monomial, c, term = inside[0]
-        if len(inside) > 1 or len(monomial) > 1:
+        (monomial, c, term), *more = inside
+        rest = p - of(term) * c
+        if more or len(monomial) > 1:
             return None
-        peeled = _peel(monomial, c, term, p, v, facts)
+        if v in rest.names and (abs(c) > 1 or isinstance(term, Element)):
+            return None
+        peeled = _peel(c, term, rest, v, facts)
         if peeled is None:
             return None
         p = peeled
     return None
 
 
-def _peel(monomial: Monomial, c: int, term: Term, p: Poly, v: str, facts: Facts) -> Poly | None:
+def _peel(c: int, term: Term, rest: Poly, v: str, facts: Facts) -> Poly | None:
     """Take one function off: c * f(g) + rest <= 0 -> a condition on g."""
-    rest = p - poly({monomial: c})
-    if v in rest.names and (abs(c) > 1 or isinstance(term, Element)):
-        return None
     # c > 0: f(g) < stop.  c < 0: f(g) >= stop.
     stop = floor_div(-rest, number(c)) + 1 if c > 0 else ceil_div(rest, number(-c))
     match term:

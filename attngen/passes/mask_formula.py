@@ -1,9 +1,10 @@
 """The mask as written -> a formula over index expressions, in negation normal form.
 
-`a == b` -> `a <= b and b <= a`, `a != b` -> `a < b or b < a`, `a < b` -> `a + 1 <= b` (integers only),
-`flag == flag` -> `a and b or not a and not b`, `q_pos` -> `q + kv_len - q_len`. A comparison that is not
-between integers (floats, integers made from floats) stays whole as `Opaque`: it must not be flipped
-through `1 - p`, NaN would change sides. An `Opaque` stands only in a formula, never inside a polynomial.
+`a == b` -> `a <= b and b <= a`, `a != b` -> `a < b or b < a`, `a < b` -> `a + 1 <= b` (integers
+only), `flag == flag` -> `a and b or not a and not b`, `q_pos` -> `q + kv_len - q_len`. A comparison
+that is not between integers (floats, integers made from floats) stays whole as `Opaque`: it must
+not be flipped through `1 - p`, NaN would change sides. An `Opaque` stands only in a formula, never
+inside a polynomial.
 """
 
 from __future__ import annotations
@@ -107,21 +108,26 @@ class Reader:
                 return number(value)
             case Index(name=name) if name in self.builtin:
                 return self.builtin[name]
-            case Load(tensor=tensor, index=(), element="int"):
-                return var(tensor)
-            case Load(tensor=tensor, index=index, element="int" | "bool" as kind):
-                where = tuple(map(self.poly, index))
-                return of(Element(tensor, where, self.sorted_length.get(tensor), kind == "bool"))
+            case Load(element="int" | "bool"):
+                return self._load(e)
             case Binary(op=op, a=a, b=b, kind="int") if op in ARITHMETIC:
                 return self._arithmetic(op, self.poly(a), self.poly(b))
             case Unary(op="abs", x=x, kind="int"):
                 return absolute(self.poly(x))
-            case Unary(op="floor", x=x, kind="int"):
-                return self.poly(x)
-            case Cast(x=x, dtype="i32" | "i64") if x.kind != "float":
-                return self.poly(x)
-            case Where(condition=condition, a=a, b=b, kind="int"):
-                return pick(self._exact(condition), self.poly(a), self.poly(b))
+            case Unary(op="floor", x=x, kind="int") | Cast(x=x, dtype="i32" | "i64"):
+                return self.poly(x)  # no change to an integer; a float has no polynomial
+        return self._choose(e)
+
+    def _load(self, e: Load) -> Poly:
+        if not e.index and e.element == "int":
+            return var(e.tensor)
+        where = tuple(map(self.poly, e.index))
+        return of(Element(e.tensor, where, self.sorted_length.get(e.tensor), e.element == "bool"))
+
+    def _choose(self, e: Expr) -> Poly:
+        """Where, or a flag used as a number."""
+        if isinstance(e, Where) and e.kind == "int":
+            return pick(self._exact(e.condition), self.poly(e.a), self.poly(e.b))
         if e.kind == "bool":
             return pick(self._exact(e), number(1), number(0))
         raise NotAnInteger

@@ -2,12 +2,14 @@
 
 For a clause with lower bounds a(q), upper bounds b(q), guards g and leftovers r:
 
-    outer = [max of min_q a,  min of max_q b)   if some row can satisfy g, else empty     (r ignored)
-    full  = [max of max_q a,  min of min_q b)   if every row satisfies g; none if r is not empty
+    outer = [max of min_q a,  min of max_q b)   if some row can satisfy g, else empty     (r
+    ignored) full  = [max of max_q a,  min of min_q b)   if every row satisfies g; none if r is not
+    empty
 
-Why that is sound: a kept (q, k) satisfies some clause, so a(q) <= k < b(q) and k lies in that clause's
-outer range of any tile holding q; a k in `full` satisfies all bounds and guards for every q of the tile.
-Unions, hulls and pruned min / max keep both. The other direction is the same with q and k swapped.
+Why that is sound: a kept (q, k) satisfies some clause, so a(q) <= k < b(q) and k lies in that
+clause's outer range of any tile holding q; a k in `full` satisfies all bounds and guards for every
+q of the tile. Unions, hulls and pruned min / max keep both. The other direction is the same with q
+and k swapped.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ def _touching(ranges: list[Range], facts: Facts) -> tuple[int, int] | None:
 
 
 def _rows_left(solved: Solved, fixed: str, whole: Extremes) -> tuple[Extremes, Formula]:
-    """Guards solved for the fixed variable cut the tile's rows; the others can only switch it off."""
+    """Guards solved for the fixed variable cut the tile's rows; others can only switch it off."""
     facts = whole.facts
     first, last = ([end] for end in whole.box[fixed])
     conditions: list[Formula] = []

@@ -3,9 +3,9 @@
 A divisor (`k // stride`) must be >= 1: `stride` is checked at the call.
 
 The others are scalars that only ever stand alone in a comparison: `window` in `q - k < window`.
-2**31 - 1 is a usual "no window", and `k1 + window` would wrap in 32 bits. A scalar that stands alone,
-with coefficient 1 or -1, beside positions, lengths and constants only can be clamped to +-2**30 at the
-call: no comparison changes, for positions stay below 2**30.
+2**31 - 1 is a usual "no window", and `k1 + window` would wrap in 32 bits. A scalar that stands
+alone, with coefficient 1 or -1, beside positions, lengths and constants only can be clamped to
++-2**30 at the call: no comparison changes, for positions stay below 2**30.
 """
 
 from __future__ import annotations

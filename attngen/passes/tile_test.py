@@ -1,7 +1,7 @@
 """Two questions about a whole tile, where no loop bound could be derived.
 
-`may`: some element may be kept (false: skip the tile). `must`: every element is kept (true: no mask).
-Interval arithmetic on each condition over tile x tile; what is opaque may hold and need not.
+`may`: some element may be kept (false: skip the tile). `must`: every element is kept (true: no
+mask). Interval arithmetic on each condition over tile x tile; what is opaque may hold and need not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _test(f: Formula, over: Extremes, *, some: bool) -> Formula:
 
 
 def worth_testing(leftovers: Iterable[Formula], tile: int) -> bool:
-    """Whether the test can decide what the ranges cannot: a leftover that is constant over tiles at times.
+    """Whether the test can decide what the ranges cannot: some leftover may settle a whole tile.
 
     A residue by a constant of at most the tile's width takes all its values in every tile.
     """

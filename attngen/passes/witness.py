@@ -1,8 +1,9 @@
 """When does every row keep a key? Try a witness column per row and ask what could go wrong.
 
-For each witness w(q) in q_pos, q, 0, kv_len - 1: `not (0 <= w < kv_len and mask(q, w))` is expanded; each
-clause that stays must have a part that is false for all q, which leaves a condition on scalars:
-window -> `0 < window`, causal with unequal lengths -> `q_len <= kv_len`, documents -> True.
+For each witness w(q) in q_pos, q, 0, kv_len - 1: `not (0 <= w < kv_len and mask(q, w))` is
+expanded; each clause that stays must have a part that is false for all q, which leaves a condition
+on scalars: window -> `0 < window`, causal with unequal lengths -> `q_len <= kv_len`, documents ->
+True.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def never_empty(formula: Formula, q_len: Poly, kv_len: Poly, facts: Facts) -> Fo
         failing = expansion.clauses(negate(held))
         ways.append(both(*(_impossible(clause, every_row, steady) for clause in failing)))
     tidy = [c for c in expansion.clauses(either(*ways)) if not c.loose]
-    # any of them is enough: keep the shortest, `q_len <= kv_len` rather than `q_len <= 1 and ..` too
+    # any of them is enough: the shortest reads best (`q_len <= kv_len`, not `q_len <= 1 and ..`)
     shortest = min((len(c.conditions) for c in tidy), default=0)
     return either(*(c.formula for c in tidy if len(c.conditions) == shortest))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from attngen.ir.attention import Attention
+from attngen.ir.expr import Expr
 from attngen.ir.walk import walk
 from attngen.reference.attend import Place, Tile, holds_sum, needs_cube
 from attngen.reference.layout import assemble
@@ -62,8 +63,8 @@ class Run:
         """The results in the layout of the first query stream."""
         found = [self._sequence(b) for b in range(self.sequences)]
         return tuple(
-            assemble(self.query, [one[i] for one in found], self.tokens)
-            for i in range(len(self.program.outputs))
+            assemble(self.query, [one[i] for one in found], self.tokens, self._none(e))
+            for i, (_, e) in enumerate(self.program.outputs)
         )
 
     def masks(self) -> Iterator[torch.Tensor]:
@@ -72,6 +73,12 @@ class Run:
             rows = _Rows(self, b)
             places = (self._place(b, h) for h in range(self.heads))
             yield torch.stack([self._kept(place, rows) for place in places])
+
+    def _none(self, e: Expr) -> torch.Tensor:
+        """A result over no positions."""
+        width = () if e.feature is None else (self.sizes.extent(e.feature),)
+        kind = self.precision.compute if e.kind == "float" else torch.int64
+        return torch.zeros(self.heads, 0, *width, dtype=kind, device=self.streams.device)
 
     def _sequence(self, b: int) -> list[torch.Tensor]:
         """Each output of one sequence, [heads, queries] and a feature axis for rows."""

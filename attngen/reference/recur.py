@@ -90,10 +90,13 @@ class Walk:
         _, e, _ = self.program.outputs[number]
         if isinstance(e, State):
             return step.states[e.name]
-        if not seen:
-            width = () if e.feature is None else (self.sizes.extent(e.feature),)
-            return torch.zeros(self.heads, 0, *width, dtype=self.streams.compute)
-        return torch.stack(list(seen), 1)
+        return torch.stack(list(seen), 1) if seen else self._none(e)
+
+    def _none(self, e: Expr) -> Tensor:
+        """A row result over no steps."""
+        width = () if e.feature is None else (self.sizes.extent(e.feature),)
+        kind, device = self.streams.compute, self.streams.device
+        return torch.zeros(self.heads, 0, *width, dtype=kind, device=device)
 
     def _start(self, state: State, declared: Declared, b: int) -> Tensor:
         """The initial state, [heads, rows] or [heads, rows, columns]; zero unless it was passed."""
@@ -117,7 +120,7 @@ class Walk:
         if not isinstance(e, State):
             whole = [t for t in self.lines if size_of(t, "head", arguments) == self.heads]
             layout = replace(whole[0] if whole else self.query, packed=self.query.packed)
-            return assemble(layout, found, size_of(layout, "position", arguments))
+            return assemble(layout, found, size_of(layout, "position", arguments), self._none(e))
         declared = next(d for s, d in self.program.states if s.name == e.name)
         value = torch.stack(found)
         present = [declared.axis("batch"), declared.axis("head")]

@@ -1,4 +1,4 @@
-"""Call-time arguments: which value belongs to which declared tensor, and how values are described."""
+"""Call-time arguments: which value belongs to which declaration, and how values are described."""
 
 from __future__ import annotations
 
@@ -51,14 +51,13 @@ def expectation(tensor: Tensor) -> str:
 
 def found(value: Any) -> str:
     """What arrived: dtype, shape, strides and device of a tensor, else the type of the value."""
-    if not hasattr(value, "dtype") or not hasattr(value, "device"):
+    if not hasattr(value, "is_sparse"):
         return f"{type(value).__name__} {value!r:.40}"
     shape = ", ".join(map(str, value.shape))
     dtype = str(value.dtype).removeprefix("torch.")
-    try:
-        strides = f", strides ({', '.join(map(str, value.stride()))})"
-    except RuntimeError:
-        strides = f", layout {value.layout}"
+    layout = str(value.layout).removeprefix("torch.")
+    dense = layout == "strided"
+    strides = f", strides ({', '.join(map(str, value.stride()))})" if dense else f", {layout}"
     return f"{dtype}[{shape}]{strides} on {value.device}"
 
 

@@ -1,4 +1,4 @@
-"""The disk cache: one file per entry, checksummed, written atomically, never unpickled, never trusted.
+"""The disk cache: one file per entry, checksummed, written atomically, never unpickled.
 
 A file `<key>.agk` is: magic, length of the payload (8 bytes), sha256 of the payload, payload. The
 payload carries its own key, then JSON, then raw bytes. The hash detects damage, not an attacker who
@@ -161,7 +161,7 @@ class Cache:
 def open_folder(folder: Path) -> int:
     """Descriptor of the folder, made with mode 0700 if absent.
 
-    PermissionError without errno (and with a fix in its text) if it is a symlink, another user's, or
+    PermissionError without errno (and with a fix in its text) if it is a symlink, another user's,
     writable by others, or if anybody could replace it because a parent is writable by all.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -91,11 +91,11 @@ class Checker:
         features = feature_names(self.attention)
         query, key = _stream(pairs, "query"), _stream(pairs, "key")
         declared = list(zip(self.declared, values, strict=True))
-        halves = [dtype_of(v) for t, v in pairs if t.dtype is Dtype.HALF]
+        halves = (dtype_of(v) for t, v in pairs if t.dtype is Dtype.HALF)
         return Call(
             sizes={name: sizes[name] for name in features if name in sizes},
             lengths={name: size for name, size in sizes.items() if name not in features},
-            half=halves[0] if halves else Dtype.BF16,
+            half=next(halves, None) or Dtype.BF16,
             device=str(pairs[0][1].device),
             q_len=_extent(query, "position"),
             kv_len=_extent(key, "position"),
@@ -109,7 +109,8 @@ class Checker:
 
 def feature_names(attention: Attention) -> tuple[str, ...]:
     """Named feature axes in order of appearance: the sizes a kernel is specialised for."""
-    features, others = {}, set()
+    features: dict[str, None] = {}
+    others: set[str] = set()
     for axis in (a for tensor in attention.tensors for a in tensor.axes):
         if axis.role != "feature":
             others.add(axis.name)
@@ -131,7 +132,7 @@ def _raise(problems: Sequence[Diagnostic]) -> None:
 def _one_tensor(tensor: Tensor, value: Any) -> Iterator[Diagnostic]:
     """Type, layout, dtype and rank of one argument; the first mistake hides the others."""
     name, expected = tensor.name, f"expected {expectation(tensor)}, found {found(value)}"
-    if not hasattr(value, "is_sparse") or not hasattr(value, "data_ptr"):
+    if not hasattr(value, "is_sparse"):
         fix = f"pass {name} as a torch tensor, for example torch.as_tensor({name})"
         yield Diagnostic("E503", f"{name} is not a tensor: {expected}", help=fix)
     elif str(value.layout) != "torch.strided" or value.is_complex() or value.is_quantized:
@@ -192,7 +193,7 @@ class _Axes:
             if axis.size is not None:
                 self._fixed(tensor, axis, size, shape)
             elif axis.name.isidentifier():
-                self._agree(tensor, axis.name, size, shape)
+                self._agree(tensor, _qualified(tensor, axis), size, shape)
             if axis.role == "feature" and size == 0:
                 message = f"{tensor.name}: feature axis {axis.name} is empty, found {list(shape)}"
                 self.problems.append(Diagnostic("E506", message, help="pass at least one column"))
@@ -232,6 +233,12 @@ class _Axes:
             self.problems.append(Diagnostic("E505", message, help=fix))
 
 
+def _qualified(tensor: Tensor, axis: Axis) -> str:
+    """Tokens packed by different boundaries are different numbers of tokens."""
+    packed = tensor.packed is not None and axis.role == "position"
+    return f"{axis.name} of {tensor.packed}" if packed else axis.name
+
+
 def _heads(pairs: Sequence[tuple[Tensor, Any]]) -> Iterator[Diagnostic]:
     """Every count of heads divides the query's."""
     query, value = _stream(pairs, "query")
@@ -239,7 +246,7 @@ def _heads(pairs: Sequence[tuple[Tensor, Any]]) -> Iterator[Diagnostic]:
     for tensor, other in pairs:
         axis = tensor.axis("head")
         size = 1 if axis is None else other.shape[axis]
-        if axis is not None and (size == 0) != (count == 0) or (size and count % size):
+        if (size == 0 and count > 0) or (size > 0 and count % size):
             message = (
                 f"{tensor.name} has {size} heads (shape {list(other.shape)}), which do not divide "
                 f"the {count} heads of {query.name} (shape {list(value.shape)})"
@@ -269,7 +276,7 @@ def _batch(
 def _ragged_feature(tensor: Tensor, value: Any) -> bool:
     if tensor.is_scalar or not tensor.axes or tensor.axes[-1].role != "feature":
         return False
-    return value.ndim > 1 and value.stride(-1) != 1
+    return bool(value.ndim > 1 and value.stride(-1) != 1)
 
 
 def _span(tensor: Tensor, value: Any) -> int:

@@ -28,7 +28,8 @@ PATIENCE = 600  # seconds for one file and one target
 def compile_for(emitted: Emitted, target: Target, cache: Cache) -> list[Binary]:
     """Every device function of the file, compiled for the target, from the cache where possible.
 
-    SpecError: E302 the target has no binaries, E310 too much shared memory, E311 the compiler failed.
+    SpecError: E302 the target has no binaries, E310 too much shared memory, E311 the compiler
+    failed.
     """
     if target.family not in ("cuda", "hip"):
         message = f"target {target.name} runs kernels from their source; it has no binaries"

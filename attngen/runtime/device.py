@@ -7,6 +7,7 @@ from typing import Any
 
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.core.target import TARGETS, Target, find_target
+from attngen.runtime.interpreter import mend_interpreter
 from attngen.runtime.settings import gpu_present, interpreter_active, prepare_interpreter
 
 
@@ -17,6 +18,7 @@ def target_of(device: str) -> Target:
     """
     interpreted = prepare_interpreter() if device == "cpu" else interpreter_active()
     if interpreted:
+        mend_interpreter()
         return find_target("interpreter")
     if device == "cpu":
         message = "the tensors are on the CPU, but Triton was imported without its interpreter"

@@ -1,4 +1,4 @@
-"""Results of calls with a zero in their shape: nothing is launched, the definition gives the values."""
+"""Results of calls with a zero in their shape: no launch, the definition gives the values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def empty_results(attention: Attention, call: Call, values: Sequence[Any]) -> tu
 
 
 def _without_keys(attention: Attention, call: Call, values: Sequence[Any]) -> tuple[Any, ...]:
-    from attngen.reference import matched  # noqa: PLC0415 - rarely needed
+    from attngen.reference.execute import matched  # noqa: PLC0415 - rarely needed
 
     names = (tensor.name for tensor in parameters(attention))
     half = getattr(torch, torch_dtype(call.half))

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from attngen.core.resources import PACKAGE, resource
 
-Field: TypeAlias = "None | bool | int | float | str | bytes | Sequence[Field] | Mapping[str, Field]"
+Field: TypeAlias = "bool | int | float | str | bytes | Sequence[Field] | Mapping[str, Field] | None"
 
 
 def digest(kind: str, **fields: Field) -> str:

@@ -46,7 +46,8 @@ def compile(  # the name users type: attngen.compile
     """A kernel from a spec, given as text or as the path of a file.
 
     target: for `.source` and the schedule (default: the device of the tensors); params: values for
-    the spec's `param` statements, and sizes of feature axes for `.source` (default 128). Nothing is compiled before the first call or `.source`.
+    the spec's `param` statements, and sizes of feature axes for `.source` (default 128). Nothing
+    is compiled before the first call or `.source`.
     SpecError: mistakes in the spec, an unknown target, or something that is not built yet.
     """
     from attngen.frontend import load  # noqa: PLC0415 - a Kernel can be made without a parser
@@ -155,7 +156,7 @@ class Kernel:
 
     def reference(self, *tensors: Any, **by_name: Any) -> Any:
         """The same results by the definition: the formula as written, in float64."""
-        from attngen.reference import reference  # noqa: PLC0415 - only when asked
+        from attngen.reference.execute import reference  # noqa: PLC0415 - only when asked
 
         values = bind(self.declared, tensors, by_name)
         self._checker.check(values)

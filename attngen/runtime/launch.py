@@ -1,4 +1,4 @@
-"""How a kernel is called once its arguments are known to be good: a plan per signature of arguments."""
+"""How a kernel is called once its arguments are known to be good: a plan per signature."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALIGNMENT = 16  # bytes: what tensor descriptors ask of an address and of stride
 
 def signature(values: Sequence[Any]) -> Hashable | None:
     """Everything a plan depends on; None if an argument is no ordinary tensor or number."""
-    key: list[Hashable] = []
+    key: list[Any] = []
     try:
         for v in values:
             if isinstance(v, torch.Tensor):
@@ -107,7 +107,7 @@ def packed_boundaries(
 
 
 def require_boundaries(name: str, value: torch.Tensor, total: int) -> None:
-    """CallError E514 unless the boundaries start at 0, never decrease and end at the token count."""
+    """CallError E514 unless boundaries start at 0, never decrease and end at the token count."""
     listed = value.tolist()
     wrong = next((i for i in range(1, len(listed)) if listed[i] < listed[i - 1]), None)
     if not listed or listed[0] != 0:

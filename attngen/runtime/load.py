@@ -1,7 +1,7 @@
 """Turns a generated source file into a module, after checking that it holds nothing but a kernel.
 
 The text is checked as a tree against lists of what may appear; the checked text itself is run, not
-whatever a file of that name holds by then. The copy in the cache folder is for people and debuggers.
+whatever a file of that name holds by then. The copy in the cache folder is for people to read.
 """
 
 from __future__ import annotations
@@ -24,22 +24,21 @@ from attngen.backend.emitted import Emitted
 from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.runtime.settings import cache_folder
 
-MODULES = frozenset(
-    "torch triton triton.language triton.language.extra triton.language.extra.libdevice "
-    "triton.tools.tensor_descriptor".split()
-)
-BUILTINS = frozenset(
-    "range min max len abs int float bool tuple list isinstance sum enumerate zip divmod round "
-    "AssertionError ValueError TypeError RuntimeError True False None".split()
-)
-TORCH = frozenset(
-    "empty empty_like empty_strided zeros zeros_like full Tensor tensor dtype device cuda float16 "
-    "bfloat16 float32 float64 int8 int32 int64 uint8 bool float8_e4m3fn float8_e5m2 version "
-    "get_device_module accelerator".split()
-)
-TRITON = frozenset(
-    "jit cdiv next_power_of_2 language set_allocator tools runtime Config autotune heuristics".split()
-)
+_MODULES = """
+torch triton triton.language triton.language.extra triton.language.extra.libdevice
+triton.tools.tensor_descriptor
+"""
+_BUILTINS = """
+range min max len abs int float bool tuple list isinstance sum enumerate zip divmod round
+AssertionError ValueError TypeError RuntimeError True False None
+"""
+_TORCH = """
+empty empty_like empty_strided zeros zeros_like full Tensor tensor dtype device cuda float16
+bfloat16 float32 float64 int8 int32 int64 uint8 bool float8_e4m3fn float8_e5m2 version
+"""
+_TRITON = "jit cdiv next_power_of_2 language set_allocator tools runtime"
+MODULES, BUILTINS = frozenset(_MODULES.split()), frozenset(_BUILTINS.split())
+TORCH, TRITON = frozenset(_TORCH.split()), frozenset(_TRITON.split())
 REFUSED = (
     ast.AsyncFunctionDef,
     ast.Await,
@@ -88,7 +87,7 @@ def _load(source: str) -> ModuleType:
         raise ImportError(name)
     module = importlib.util.module_from_spec(spec)
     module.__file__ = path
-    # Triton reads a kernel's text through `inspect`: no time stamp means the file is never consulted
+    # Triton reads a kernel's text through `inspect`: without a time stamp the file is not read
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
     sys.modules[name] = module
     loader.exec_module(module)
@@ -96,7 +95,7 @@ def _load(source: str) -> ModuleType:
 
 
 def source_path(name: str, source: str) -> str:
-    """Where the text lies in the cache folder, or a name in angle brackets if it cannot be written."""
+    """Where the text lies in the cache folder; a name in angle brackets if it cannot be written."""
     path = cache_folder() / "sources" / f"{name}.py"
     with contextlib.suppress(OSError):
         if path.is_symlink() or not path.is_file() or path.read_text() != source:

@@ -1,4 +1,4 @@
-"""Run-time scalars: numbers or tensors without axes, checked for range, clamped where that is exact."""
+"""Run-time scalars: numbers or tensors without axes, checked, clamped where that is exact."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Scalar:
             value = value.item()  # of a tensor on the GPU: waits for it
         dtype = self.tensor.dtype
         if dtype is Dtype.BOOL:
-            return self._accept(value, isinstance(value, bool))
+            return bool(self._accept(value, isinstance(value, bool)))
         if dtype.is_float:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             return self._real(self._accept(value, number))
@@ -82,7 +82,8 @@ def lone_scalars(attention: Attention) -> frozenset[str]:
     outputs = [e for _, e in attention.outputs]
     elsewhere = {name for e in walk(*outputs) if (name := _scalar(e))}
     mask = [attention.mask] if attention.mask is not None else []
-    good, bad = set(), set(elsewhere)
+    good: set[str] = set()
+    bad = set(elsewhere)
     for e in walk(*mask):
         if isinstance(e, Binary) and e.op in COMPARE:
             mentioned = {name for x in walk(e) if (name := _scalar(x))}

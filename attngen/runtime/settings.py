@@ -1,6 +1,6 @@
-"""The only reader of the environment, and the one place that decides whether the interpreter is used.
+"""The only reader of the environment; decides whether the interpreter is used.
 
-Our variables: ATTNGEN_CACHE (the cache folder) and XDG_CACHE_HOME (its parent, if the first is unset).
+Ours: ATTNGEN_CACHE (the cache folder) and XDG_CACHE_HOME (its parent, if the first is unset).
 TRITON_INTERPRET is Triton's own; it is set here when there is no GPU, and taken out of the
 environment of compile workers, which must see the real compiler.
 """
@@ -17,7 +17,7 @@ INTERPRET = "TRITON_INTERPRET"
 
 
 def cache_folder() -> Path:
-    """`$ATTNGEN_CACHE`, else `$XDG_CACHE_HOME/attngen`, else `~/.cache/attngen`; always absolute."""
+    """`$ATTNGEN_CACHE`, else `$XDG_CACHE_HOME/attngen`, else `~/.cache/attngen`; absolute."""
     chosen = os.environ.get("ATTNGEN_CACHE")
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -35,7 +35,7 @@ def gpu_present() -> bool:
 
 
 def prepare_interpreter() -> bool:
-    """Turn Triton's interpreter on if there is no GPU and Triton is not imported yet; True if it is on.
+    """Turn Triton's interpreter on if there is no GPU and Triton is not there yet; True if on.
 
     Triton decides when its modules are imported (its own library functions are decorated then), so
     a later change of the variable would leave half of it compiled.

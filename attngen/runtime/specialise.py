@@ -67,7 +67,7 @@ class Spec:
 
 @dataclass
 class Specialisation:
-    """One kernel file and how it came about; the passes run again only if `program` is asked for."""
+    """One kernel file and how it came about; on a cache hit only `program` runs the passes."""
 
     spec: Spec
     request: Request

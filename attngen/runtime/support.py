@@ -15,7 +15,7 @@ EIGHT_BIT = (Dtype.FP8_E4M3, Dtype.FP8_E5M2)
 def require_supported(program: Attention | Recurrence) -> Attention:
     """The program, if every part of it can be compiled.
 
-    SpecError: E401 recurrences, E402 sparsity, E403 paged storage, E404 scaled storage, E405 8-bit and
+    SpecError: E401 recurrences, E402 sparsity, E403 paged and E404 scaled storage, E405 8-bit and
     block-quantised tensors, E406 64-bit floats, E407 a backend that is not there.
     """
     if isinstance(program, Recurrence):

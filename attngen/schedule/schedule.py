@@ -11,9 +11,10 @@ class Schedule:
 
     block_q, block_k: rows of a query tile and of a key tile (powers of two);
     warps: warps of a program; stages: depth of the software pipeline of the loop over keys;
-    max_registers: cap for the compiler, or None; loads: "descriptor" or "pointer";
-    loops: "split" (partial / full / partial) or "single" (every tile masked);
-    precision: of fp32 products, "tf32" or "ieee".
+    loads: "descriptor" or "pointer"; loops: "split" (partial / full / partial) or "single" (every
+    tile masked); form: "tile" (a program owns queries of one head) or "split" (a program owns all
+    queries of a group of heads and a part of the keys; a second kernel merges the parts);
+    max_registers: cap for the compiler, or None; precision: of fp32 products, "tf32" or "ieee".
     """
 
     block_q: int
@@ -22,6 +23,7 @@ class Schedule:
     stages: int
     loads: str
     loops: str = "split"
+    form: str = "tile"
     max_registers: int | None = None
     precision: str = "ieee"
 
@@ -29,6 +31,7 @@ class Schedule:
         """One line for headers and `explain`."""
         parts = [f"block_q={self.block_q}", f"block_k={self.block_k}", f"warps={self.warps}"]
         parts += [f"stages={self.stages}", f"loads={self.loads}", f"loops={self.loops}"]
+        parts.append(f"form={self.form}")
         if self.max_registers:
             parts.append(f"max_registers={self.max_registers}")
         return ", ".join([*parts, f"precision={self.precision}"])

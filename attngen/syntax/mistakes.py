@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,9 @@ _FOREIGN = {
     "^": "`**`",
     "~": "`not`",
     "?": "`where(condition, a, b)`",
-    ";": "a line end",
     "'": "a name without quotes",
     '"': "a name without quotes",
     "`": "a name without quotes",
-    "\\": "nothing: an expression may go on in the next line",
     "\N{MINUS SIGN}": "`-`",
     "\N{EN DASH}": "`-`",
     "\N{MULTIPLICATION SIGN}": "`*`",
@@ -42,6 +41,10 @@ _LOOK_ALIKE = dict(
         strict=True,
     )
 )
+_NEEDLESS = {
+    ";": "leave it out; a statement ends where the next begins",
+    "\\": "leave it out; an expression may go on in the next line",
+}
 _ITEMS = ("ROLE", "INPUT", "PARAM", "STATE", "RETURN", "TARGET", "SCHEDULE")
 _SHOWN = {
     "FORM": "`attention` or `recurrence`",
@@ -57,9 +60,10 @@ _SHOWN = {
     "LBRACE": "`{`",
     "RBRACE": "`}`",
 }
-_START_OF_EXPRESSION = {"NAME", "INT", "REAL", "LPAR", "NOT", "TRUE", "FALSE"}
+_START_OF_EXPRESSION = {"NAME", "INT", "REAL", "LPAR", "TRUE", "FALSE"}
 _OPEN = {"(": ")", "[": "]", "{": "}"}
-_ITEM_WORDS = [*"query key value input param state return target schedule".split()]
+_OPEN_NAME = {"(": "RPAR", "[": "RSQB"}
+_ITEM_WORDS = ("query", "key", "value", *(w.lower() for w in _ITEMS[1:]))
 
 
 def character(source: Source, error: UnexpectedCharacters) -> Diagnostic:
@@ -69,12 +73,13 @@ def character(source: Source, error: UnexpectedCharacters) -> Diagnostic:
     name = unicodedata.name(found, "a character without a name")
     shown = f"`{found}`" if found.isascii() else f"`{found}` (U+{ord(found):04X}, {name})"
     meant = _FOREIGN.get(found) or _plain(found)
+    needless = _NEEDLESS.get(found, "leave it out; names use ASCII letters and digits")
     return Diagnostic(
         "E002",
         f"the character {shown} is not part of the language",
         Span(source, at, at + 1),
         "found here",
-        f"write {meant} instead" if meant else "leave it out; names use ASCII letters and digits",
+        f"write {meant} instead" if meant and found not in _NEEDLESS else needless,
     )
 
 
@@ -92,7 +97,7 @@ def token(source: Source, error: UnexpectedToken) -> Diagnostic:
     span = Span(source, found.start_pos or 0, found.end_pos or 0)
     if accepts == {"$END"}:
         return _after_spec(span)
-    for special in (_keyword_as_name, _wrong_bracket, _missing_operator, _unknown_item, _assigned):
+    for special in (_keyword, _bracket, _operator, _statement, _assigned):
         if (diagnostic := special(source, found, span, accepts)) is not None:
             return diagnostic
     expected = _expected(accepts)
@@ -128,15 +133,14 @@ def _expected(accepts: Collection[str]) -> str:
     words: list[str] = []
     if left >= _START_OF_EXPRESSION:
         words.append("an expression")
-        left -= _START_OF_EXPRESSION | {"SIGN"}
+        left -= _START_OF_EXPRESSION | {"SIGN", "NOT"}
     if "TIMES" in left:
-        left -= {"TIMES", "POWER", "SIGN", "COMPARE", "AND", "OR"}
         words.append("an operator")
+        left -= {"TIMES", "POWER", "SIGN", "COMPARE", "AND", "OR", "LPAR", "LSQB", "EQUAL"}
     if left.issuperset(_ITEMS):
-        left -= {*_ITEMS, "NAME"}
-        words.append("a declaration or statement")
-    if left >= {"SORTED", "CONST"}:
-        left -= {"SORTED", "CONST", "PACKED", "PAGED", "SCALED"}
+        words.append("the next statement or `}`")
+        left -= {*_ITEMS, "NAME", "RBRACE", "SORTED", "CONST", "PACKED", "PAGED", "SCALED"}
+        left -= {"COMMA"} if "an operator" in words else set()
     words += [_SHOWN.get(t, f"`{t.lower()}`") for t in sorted(left) if t != "$END"]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
 
@@ -195,31 +199,40 @@ def _after_spec(span: Span) -> Diagnostic:
     )
 
 
-def _keyword_as_name(
-    source: Source, found: Any, span: Span, accepts: Collection[str]
-) -> Diagnostic | None:
-    # `key` at the start of an item is a declaration, so only a place that takes nothing but names counts
-    is_word = str(found) in KEYWORDS
+def _keyword(source: Source, found: Any, span: Span, accepts: Collection[str]) -> Diagnostic | None:
+    """A keyword where a name belongs: as the word found, or before `=`."""
+    before = _word_before(source, span.start)
+    if str(found) == "=" and "NAME" in accepts and before is not None and before.text in KEYWORDS:
+        return bad_name(before.text, before)
+    # `key` where a statement may start is a declaration, not a name
     starts_item = found.type in _ITEMS and "RBRACE" in accepts
-    return bad_name(str(found), span) if is_word and "NAME" in accepts and not starts_item else None
+    is_name = str(found) in KEYWORDS and "NAME" in accepts and not starts_item
+    return bad_name(str(found), span) if is_name else None
 
 
-def _wrong_bracket(
-    source: Source, found: Any, span: Span, accepts: Collection[str]
-) -> Diagnostic | None:
-    if str(found) not in ")]}":
-        return None
+def _bracket(source: Source, found: Any, span: Span, accepts: Collection[str]) -> Diagnostic | None:
+    """A bracket that closes nothing or the wrong one, or is still open when a statement starts."""
     opened = _innermost_open(source.text[: span.start])
+    closes = str(found) in (")", "]", "}")
     if opened is None:
-        return Diagnostic(
-            "E011",
-            f"`{found}` closes nothing",
-            span,
-            "no bracket is open here",
-            f"remove `{found}`",
+        return (
+            Diagnostic(
+                "E011",
+                f"`{found}` closes nothing",
+                span,
+                "no bracket is open here",
+                f"remove `{found}`",
+            )
+            if closes
+            else None
         )
     bracket = source.text[opened]
-    if _OPEN[bracket] == str(found):
+    new_line = "\n" in source.text[opened : span.start] and bracket != "{"
+    if _OPEN[bracket] == str(found) or not (
+        closes
+        or (new_line and "TIMES" in accepts)
+        or (new_line and _OPEN_NAME.get(bracket) in accepts)
+    ):
         return None
     return Diagnostic(
         "E011",
@@ -230,39 +243,49 @@ def _wrong_bracket(
     )
 
 
-def _missing_operator(
+def _operator(
     source: Source, found: Any, span: Span, accepts: Collection[str]
 ) -> Diagnostic | None:
-    # two values side by side: `a b`, `2 x`, `f (x) y`
-    starts = {"NAME", "INT", "REAL", "LPAR", "TRUE", "FALSE"}
-    if found.type not in starts or "TIMES" not in accepts or "NAME" in accepts:
-        return None
+    """Two values side by side: `2 x`, `f(x) y`, and `a b` read as the start of a statement."""
+    if "TIMES" in accepts and "NAME" not in accepts and found.type in _START_OF_EXPRESSION:
+        at = span
+    else:
+        before = _word_before(source, span.start)
+        same_line = before is not None and source.text[: before.start].rpartition("\n")[2].strip()
+        starts = accepts in ({"EQUAL", "COMMA"}, {"EQUAL"}) and same_line
+        if before is None or not starts or source.text[: before.start].rstrip().endswith("{"):
+            return None
+        at = before
     return Diagnostic(
         "E001",
-        f"found `{found}`, expected {_expected(accepts)}",
-        span,
+        f"found `{at.text}`, expected an operator or the next statement",
+        at,
         "expected an operator before this",
-        f"multiply with `* {found}`, or add `,`",
+        f"multiply with `* {at.text}`, or add `,`",
     )
 
 
-def _unknown_item(
+def _word_before(source: Source, offset: int) -> Span | None:
+    match = re.search(r"(\w+)\s*$", source.text[:offset], re.ASCII)
+    return Span(source, match.start(1), match.end(1)) if match else None
+
+
+def _statement(
     source: Source, found: Any, span: Span, accepts: Collection[str]
 ) -> Diagnostic | None:
-    # `valu v : ...` reads as a statement that starts with the name `valu`
-    if found.type != "NAME" or "EQUAL" not in accepts or "COMMA" not in accepts:
+    """`valu v : ...` reads as a statement that starts with the name `valu`; `x : f32` lacks a role."""
+    before = _word_before(source, span.start)
+    if "EQUAL" not in accepts or "COMMA" not in accepts or "COLON" in accepts or before is None:
         return None
-    before = source.text[: span.start].split()
-    near = nearest(before[-1], _ITEM_WORDS) if before else None
-    if near is None:
+    near = nearest(before.text, _ITEM_WORDS) if found.type == "NAME" else None
+    if near is None and found != ":":
         return None
-    start = source.text.rfind(before[-1], 0, span.start)
     return Diagnostic(
         "E001",
-        f"found `{before[-1]} {found}`, expected a declaration or `NAME = ...`",
-        Span(source, start, start + len(before[-1])),
-        "no such declaration",
-        f"did you mean `{near} {found}`?",
+        f"found `{before.text} {found}`, expected a declaration or `NAME = ...`",
+        before,
+        "no such declaration" if near else "declared as what?",
+        f"did you mean `{near} {found}`?" if near else f"write `input {before.text} : ...`",
     )
 
 

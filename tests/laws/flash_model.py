@@ -1,4 +1,4 @@
-"""A tiled flash-attention forward in torch with fifteen bugs to switch on: the rule's test piece."""
+"""A tiled flash-attention forward in torch with fifteen bugs to switch on: a test piece."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from attngen.backend.triton.layout import Chunk, Layout
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.printer import MUL, Printer
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
-from attngen.ir.expr import Const, Dot, Expr, Index, Load, Reduced, Row, Side, Size, children
+from attngen.ir.expr import Const, Dot, Expr, Index, Load, Reduced, Row, Side, Size, Unary, children
 from attngen.ir.walk import walk
 
 _SUFFIX = {SCALAR: "", ROW: "_q", COLUMN: "_k", TILE: "_qk"}
@@ -81,6 +81,8 @@ class Binder:
             return bool(e.index)  # a run-time scalar is a parameter already
         if e.feature is not None:
             return False
+        if shape == SCALAR and not _costly(e):
+            return False  # the compiler hoists scalar arithmetic by itself
         hoisted = shape != user_shape
         return hoisted or self.uses[e] > 1 or (shape == TILE and e in self.user)
 
@@ -94,6 +96,12 @@ class Binder:
             return f"{loads[0].tensor}_scaled"
         return _WISH[shape]
 
+    def note_rows(self, e: Expr) -> None:
+        """Have the row tensors an expression reads loaded."""
+        for x in walk(e):
+            if isinstance(x, Row):
+                self._note_tile(x)
+
     def _note_tile(self, row: Row) -> None:
         (self.key_tiles if row.side is Side.KEY else self.query_tiles)[row.tensor] = None
 
@@ -104,9 +112,7 @@ class Binder:
 
     def row_texts(self, e: Expr, wish: str = "rows") -> list[str]:
         """A name per chunk of a row-valued expression, in the dtype of its first tensor."""
-        for child in walk(e):
-            if isinstance(child, Row):
-                self._note_tile(child)
+        self.note_rows(e)
         if isinstance(e, Row):
             return [self.tiles[e.tensor, c.start] for c in self.chunks(e)]
         shape = self.printer.frame.shape(e)
@@ -174,3 +180,8 @@ def _tile_dot(name: str, a: list[str], b: list[str], precision: str) -> list[str
 def _flat_dot(name: str, a: list[str], b: list[str]) -> list[str]:
     parts = [f"tl.sum({x}.to(tl.float32) * {y}.to(tl.float32), 1)" for x, y in zip(a, b, strict=True)]
     return [f"{name} = {' + '.join(parts)}"]
+
+
+def _costly(e: Expr) -> bool:
+    """Whether a scalar is worth a name: it reads memory or calls a function."""
+    return any(isinstance(x, Unary) or (isinstance(x, Load) and x.index) for x in walk(e))

@@ -12,10 +12,7 @@ from attngen.backend.triton.text import call, used
 from attngen.core.target import Target
 from attngen.ir.expr import Side
 from attngen.ir.program import Program
-try:
-    from attngen.ir.text import spec_text
-except ImportError:
-    spec_text = lambda a: a.name
+from attngen.ir.text import spec_text
 from attngen.schedule.schedule import Schedule
 
 

@@ -135,6 +135,7 @@ class Finish:
         if e.feature is None or any(isinstance(x, Reduced) and x.what in ("values", "indices") for x in walk(e)):
             self._numbers(e)
             return [self.binder.printer.text(e)]
+        self.binder.note_rows(e)
         self._numbers(e)
         return self.binder.chunk_texts(e, {k: v for k, v in self._moments.items() if k.feature is not None})
 

@@ -14,7 +14,7 @@ from attngen.backend.triton.names import Names
 from attngen.backend.triton.outputs import Outputs
 from attngen.backend.triton.printer import Printer
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE, Frame
-from attngen.backend.triton.step import Step, build_step
+from attngen.backend.triton.step import TILE_SHAPE, Step, build_step
 from attngen.backend.triton.tensors import Parameters, Sizes, Streams, group_lines, sizes
 from attngen.backend.triton.text import call, prune, used
 from attngen.backend.templates import render
@@ -184,7 +184,7 @@ class Forward:
             block_q=self.schedule.block_q, keys_axis=self.frame.keys_axis, spread_row=self.frame.spread_row(""),
             keys_first=self.frame.keys_first, precision=self._precision(), masked_scores=view.masked_scores,
             returned=step.state,
-        ).rstrip("\n")  # fmt: skip
+        ).rstrip("\n").replace(TILE_SHAPE, f"[{self.schedule.block_q}, {self.schedule.block_k}]")  # fmt: skip
 
     def _any_kept(self, name: str, step: Step) -> tuple[str, str]:
         lines = [f"kv_idx = n + tl.arange(0, {self.schedule.block_k})"]
@@ -249,7 +249,9 @@ class Forward:
         row_lines, scalar_lines = list(self.binder.sections[ROW]), list(self.binder.sections[SCALAR])
         self.binder.sections[ROW].clear()
         self.binder.sections[SCALAR].clear()
+        early = list(self.binder.query_tiles)
         stores = outputs.lines(finish, self.binder)
+        late = [name for name in self.binder.query_tiles if name not in early]
         closing = [*self.binder.sections[SCALAR], *self.binder.sections[ROW], *stores]
         mark = loops.lines.index("# part") if "# part" in loops.lines else len(loops.lines)
         body = render(
@@ -258,7 +260,8 @@ class Forward:
             tile_count=f"tl.cdiv(q_len, {self.schedule.block_q})" if not self._packed() else "slots",
             packed=self._packed(), head_lines=heads, position_lines=self._position_lines(),
             base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
-            query_tiles=[v for v in self.streams.views.values() if v.tensor in self.binder.query_tiles],
+            query_tiles=[self.streams.views[name] for name in early],
+            late_tiles=[self.streams.views[name] for name in late],
             scalar_lines=scalar_lines, row_lines=row_lines, bounds_comment=self._bounds_comment(loops),
             loops=loops, bound_lines=loops.lines[:mark], part_lines=loops.lines[mark + 1 :], stages=stages,
             skip=self.skip, store_lines=closing,
@@ -335,7 +338,10 @@ class StepView:
     @property
     def accumulators(self) -> list[dict[str, object]]:
         """Accumulators for the macro `accumulate`."""
-        out = []
+        out: list[dict[str, object]] = []
+        weights: dict[str, str] = {}
+        seen: set[str] = set()
+        many = len({a.weight for a in self.step.accumulators if not a.plain}) > 1
         for i, a in enumerate(self.step.accumulators):
             updates = []
             for j, name in enumerate(a.names):
@@ -344,8 +350,11 @@ class StepView:
                     alpha = a.rescale if " * " not in a.rescale else f"({a.rescale})"
                     old = f"{name} * {self.frame.spread_row(alpha) if a.payload else alpha}"
                 updates.append((name, a.payload[j] if a.payload else "", old))
-            weight_name = a.weight if a.plain else f"w_{i}" if len(self.step.accumulators) > 1 else "w"
-            out.append({"weight": a.weight, "weight_name": weight_name, "masked": a.masked, "updates": updates})
+            first = weights.setdefault(a.weight, f"w_{i}" if many else "w")
+            known = a.plain or (a.weight in seen)
+            seen.add(a.weight)
+            out.append({"weight": a.weight, "weight_name": a.weight if a.plain else first, "known": known,
+                        "masked": a.masked and not known, "updates": updates})  # fmt: skip
         return out
 
 

@@ -17,6 +17,7 @@ from attngen.passes.score import ScoreParts, split_score
 
 WIDTH = 138.0  # nats: exp stays inside 2**-100 .. 2**100 around the middle of the bounds
 WIDTH_F16 = 19.0  # the same for weights rounded to float16
+TILE_SHAPE = "[BLOCK_Q, BLOCK_K]"  # replaced by the sizes of the schedule
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,12 @@ def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | None, 
     accumulators = [(i, a) for i, a in enumerate(plan.accumulators) if a.stage == stage]
     tops = [(i, t) for i, t in enumerate(plan.tops) if t.stage == stage]
     parts = {i: split_score(c.score) for i, c in classes}
-    scores = {i: _score(parts[i], c, binder, anchor) for i, c in classes}
-    binder.count(*scores.values(), *(a.scalar for _, a in accumulators), *(t.score for _, t in tops))
+    printed = {i: _printed_score(parts[i], c, anchor, half) for i, c in classes}
+    binder.count(*(e for e, _ in printed.values()), *(a.scalar for _, a in accumulators),
+                 *(t.score for _, t in tops))  # fmt: skip
     many = len(plan.classes) > 1
     for i, c in classes:
-        step.classes.append(_class(binder, i, c, parts[i], scores[i], many, half, plan, anchor))
+        step.classes.append(_class(binder, i, c, parts[i], printed[i], many, half, plan, anchor))
     for _, a in accumulators:
         binder.place(a.scalar)
     step.tops = [_top(binder, i, t) for i, t in tops]
@@ -119,19 +121,27 @@ def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | None, 
     return step
 
 
-def _score(parts: ScoreParts, c: Weights, binder: Binder, anchor: Expr) -> Expr:
-    """The score to print, natural units: without its row terms, linear terms anchored."""
-    if bounded(c, ""):
-        return c.score
+def _printed_score(parts: ScoreParts, c: Weights, anchor: Expr, half: str) -> tuple[Expr, float]:
+    """What the tile computes, and the factor that then takes it to log2 units.
+
+    Terms constant along a row are left out where the running maximum absorbs them, linear terms are
+    measured from the anchor. A plain positive multiple of a dot keeps its factor apart: the maximum
+    can be taken before scaling, and the factor becomes part of the exponent's multiply-add.
+    """
+    if bounded(c, half):
+        return scale_by(c.score, LOG2E), 1.0
     columns = [
         build.mul(x.coefficient, build.mul(build.const(x.key), build.sub(Index("kv_idx"), anchor)))
         for x in parts.linear
     ]
-    extra = [x for x in (*columns, parts.column, parts.rest) if x is not None]
+    terms = [x for x in (*columns, parts.column, parts.rest) if x is not None]
     if parts.dot is None:
-        return build.total(extra) if extra else build.const(0.0)
+        return scale_by(build.total(terms), LOG2E), 1.0
+    if not terms and isinstance(parts.scale, float) and parts.scale > 0:
+        return parts.dot, parts.scale * LOG2E
     scale = build.const(parts.scale) if isinstance(parts.scale, float) else parts.scale
-    return build.total([*extra, build.mul(scale or build.ONE, parts.dot)])
+    product = build.mul(scale or build.ONE, parts.dot)
+    return scale_by(build.total([*terms, product]), LOG2E), 1.0
 
 
 def row_shift(parts: ScoreParts, anchor: Expr) -> Expr | None:
@@ -151,48 +161,38 @@ def bounded(c: Weights, half: str) -> bool:
     return c.high - c.low <= (WIDTH_F16 if half == "f16" else WIDTH)
 
 
-def _class(binder: Binder, i: int, c: Weights, parts: ScoreParts, score: Expr, many: bool, half: str,
-           plan: OnlinePlan, anchor: Expr) -> ClassView:  # fmt: skip
-    names, printer = binder.names, binder.printer
-    fixed = (c.low + c.high) / 2 * LOG2E if bounded(c, half) else None
-    if fixed is not None and not bounded(c, ""):
-        fixed = None
-    factor, shift = "", None
-    if fixed is None:
-        shift = row_shift(parts, anchor)
-    only_dot = _positive_dot(score) if fixed is None else None
-    if only_dot is not None:
-        scale, dot = only_dot
-        binder.place(dot)
-        s, factor = printer.bound[dot], repr(scale * LOG2E)
+def _class(binder: Binder, i: int, c: Weights, parts: ScoreParts, printed: tuple[Expr, float], many: bool,
+           half: str, plan: OnlinePlan, anchor: Expr) -> ClassView:  # fmt: skip
+    names = binder.names
+    is_bounded = bounded(c, half)
+    score, factor = printed
+    binder.place(score)
+    if score in binder.printer.bound and binder.printer.frame.shape(score) == TILE:
+        s = binder.printer.bound[score]
     else:
-        scaled = scale_by(score, LOG2E)
-        binder.count(scaled)
-        binder.place(scaled)
-        text = printer.spread(scaled, TILE)
-        s = binder.names.take("s" if not many else f"s_{c.name}")
-        shape = printer.frame.shape(scaled)
-        if shape != TILE:
-            text = f"{text} + tl.zeros_like(kv_idx)"
-        binder.sections[TILE].append(f"{s} = {text}  # log2 units")
+        s = _score_tile(binder, score, f"s_{c.name}" if many else "score")
     suffix = f"_{c.name}" if many else ""
     has_l = any(_is_normaliser(a, i) for a in plan.accumulators)
-    p = names.take(c.name)
     return ClassView(
-        i, s, factor, names.take(f"m{suffix or '_i'}"), names.take(f"l{suffix or '_i'}") if has_l else "",
-        p, names.take(f"alpha{suffix}") if many else "alpha", fixed, shift,
+        index=i, score=s, factor="" if factor == 1.0 else repr(factor), m=names.take(f"m{suffix or '_i'}"),
+        l=names.take(f"l{suffix or '_i'}") if has_l else "", p=names.take(c.name),
+        alpha=names.take(f"alpha{suffix}") if many else "alpha",
+        fixed=(c.low + c.high) / 2 * LOG2E if is_bounded else None,
+        row_shift=None if is_bounded else row_shift(parts, anchor),
     )  # fmt: skip
 
 
-def _positive_dot(score: Expr) -> tuple[float, Dot] | None:
-    """(c, dot) when the score is c * dot with a positive constant: the maximum can be taken before scaling."""
-    factors = build.factors(score)
-    dots = [f for f in factors if isinstance(f, Dot) and f.level == Axes.TILE]
-    rest = [build.number(f) for f in factors if f not in dots]
-    if len(dots) != 1 or any(r is None for r in rest):
-        return None
-    scale = math.prod(float(r) for r in rest if r is not None)
-    return (scale, dots[0]) if scale > 0 else None
+def _score_tile(binder: Binder, score: Expr, wish: str) -> str:
+    """Name the score of a class; a score without a tile axis is spread over the tile."""
+    frame = binder.printer.frame
+    shape = frame.shape(score)
+    text = binder.printer.text(score, ATOM if shape != TILE else ADD)
+    if shape != TILE:
+        spread = frame.spread(text, shape, TILE)
+        text = f"tl.broadcast_to({spread if shape else text}, {TILE_SHAPE})"
+    name = binder.names.take(wish)
+    binder.sections[TILE].append(f"{name} = {text}  # log2 units")
+    return name
 
 
 def _is_normaliser(a: Accumulator, i: int) -> bool:

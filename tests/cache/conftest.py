@@ -1,0 +1,18 @@
+import pytest
+from cache_entries import ENTRY, KEY
+
+from attngen.runtime.cache import Cache
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def stored(folder):
+    """A folder that holds ENTRY under KEY; gives the path of the file."""
+    cache = Cache(folder)
+    cache.put(KEY, ENTRY)
+    cache.close()
+    return folder / f"{KEY}.agk"
