@@ -174,7 +174,7 @@ class Kernel:
         """The kernel file for these sizes (128 for feature axes not named), dtype and target."""
         fixed = {name: DEFAULT_FEATURE for name in feature_names(self.spec.attention)}
         fixed |= {n: size for n, size in {**self.sizes, **(sizes or {})}.items() if n in fixed}
-        return self._specialised(
+        return self.made(
             Request(tuple(fixed.items()), half, target or self._default_target(), short)
         )
 
@@ -204,7 +204,8 @@ class Kernel:
         few = 0 < call.q_len <= FEW_QUERIES
         return few and not packed and call.kv_len >= max(MANY_KEYS, 4 * call.q_len)
 
-    def _specialised(self, request: Request) -> Specialisation:
+    def made(self, request: Request) -> Specialisation:
+        """The kernel file for a request, compiled if it is the first of its kind."""
         made = self._made.get(request)
         if made is None:
             made = self._made[request] = specialise(self.spec, request, self.cache)
@@ -226,7 +227,7 @@ class Kernel:
                 return empty_results(self.spec.attention, call, arguments)
 
         else:
-            made = self._specialised(self._request(call))
+            made = self.made(self._request(call))
             entry, descriptors = made.entry, made.schedule.loads == "descriptor"
         return self._finish(call, entry, values, boundaries, descriptors)
 
