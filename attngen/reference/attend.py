@@ -121,7 +121,8 @@ class Tile(Evaluator):
                 _, total, top = self._exponentials(score, sink)
                 empty = total == 0
                 safe = torch.where(empty, torch.ones_like(total), total)
-                return torch.where(empty, torch.full_like(top, -torch.inf), top + torch.log(safe))
+                logarithm = pointwise.unary("log", safe, self.compute)
+                return torch.where(empty, torch.full_like(top, -torch.inf), top + logarithm)
             case Top(score=score, count=count, part=part):
                 values, indices = self._top(score, count)
                 return values if part == "values" else indices
@@ -157,7 +158,8 @@ class Tile(Evaluator):
 
     def _softmax(self, score: Expr, sink: Expr | None) -> Tensor:
         exponentials, total, _ = self._exponentials(score, sink)
-        weights = exponentials / torch.where(total == 0, torch.ones_like(total), total)
+        safe = torch.where(total == 0, torch.ones_like(total), total)
+        weights = pointwise.multiply(exponentials, pointwise.unary("recip", safe, self.compute))
         return torch.where(self.keep, weights, torch.zeros_like(weights))
 
     def _sum(self, x: Expr) -> Tensor:

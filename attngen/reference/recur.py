@@ -98,19 +98,23 @@ class Walk:
         kind, device = self.streams.compute, self.streams.device
         return torch.zeros(self.heads, 0, *width, dtype=kind, device=device)
 
+    def _no_state(self, state: State) -> Tensor:
+        """The zero state, [heads, rows] or [heads, rows, columns]."""
+        extents = (state.rows,) if state.columns is None else (state.rows, state.columns)
+        shape = (self.heads, *(self.sizes.extent(e) for e in extents))
+        return torch.zeros(shape, dtype=self.streams.compute, device=self.streams.device)
+
     def _start(self, state: State, declared: Declared, b: int) -> Tensor:
         """The initial state, [heads, rows] or [heads, rows, columns]; zero unless it was passed."""
-        extents = (state.rows,) if state.columns is None else (state.rows, state.columns)
-        shape = [self.sizes.extent(e) for e in extents]
+        zero = self._no_state(state)
         if state.name not in self.streams.arguments:
-            device = self.streams.device
-            return torch.zeros(self.heads, *shape, dtype=self.streams.compute, device=device)
+            return zero
         value = self.streams.tensor(state.name)
         batch, head = declared.axis("batch"), declared.axis("head")
         if batch is not None:
             value = value.select(batch, b)
         if head is None:
-            return value.expand(self.heads, *shape)
+            return value.expand_as(zero)
         value = value.movedim(head - (batch is not None and batch < head), 0)
         return value.repeat_interleave(self.heads // value.shape[0], 0)
 
@@ -122,7 +126,7 @@ class Walk:
             layout = replace(whole[0] if whole else self.query, packed=self.query.packed)
             return assemble(layout, found, size_of(layout, "position", arguments), self._none(e))
         declared = next(d for s, d in self.program.states if s.name == e.name)
-        value = torch.stack(found)
+        value = torch.stack(found) if found else self._no_state(e).unsqueeze(0)[:0]
         present = [declared.axis("batch"), declared.axis("head")]
         for axis in (1, 0):
             if present[axis] is None:
