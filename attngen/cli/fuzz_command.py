@@ -32,12 +32,11 @@ def command(seed: int, count: int, no_shrink: bool, save: str | None) -> int:
       attngen fuzz --seed 0 --count 200
       attngen fuzz --seed 117               replays one
     """
-    from attngen.fuzz import attempt, random_spec, save_failure
-    from attngen.runtime.settings import gpu_present, prepare_interpreter
+    from attngen.cli.running import pick_device
+    from attngen.fuzz import attempt, save_failure
+    from attngen.reference.generate import random_spec
 
-    if not gpu_present():
-        prepare_interpreter()
-    device = "cuda" if gpu_present() else "cpu"
+    device = pick_device()
     told: Counter[str] = Counter()
     for number in progress(range(seed, seed + count), "Fuzzing"):
         outcome = attempt(random_spec(number), device)
@@ -56,7 +55,8 @@ def command(seed: int, count: int, no_shrink: bool, save: str | None) -> int:
 
 
 def _shrunk(number: int, message: str, device: str, as_it_is: bool) -> Failure:
-    from attngen.fuzz import Failure, Outcome, random_spec, shrink_failure
+    from attngen.fuzz import Failure, Outcome, shrink_failure
+    from attngen.reference.generate import random_spec
 
     outcome = Outcome("failed", message)
     if as_it_is:
