@@ -79,7 +79,9 @@ def classify(
     program = build_program(attention, spec.sizes, HALF_DTYPES[dtype])
     environment = _environment(attention, tensors, head)
     q_len, kv_len = keep.shape[2:]
-    classes = tile_classes(program.mask, environment, q_len, kv_len, tile[0], tile[1])
+    classes = tile_classes(
+        program.mask, environment, q_len, kv_len, block_q=tile[0], block_k=tile[1]
+    )
     title = f"{attention.name}, head {head}, tiles of {tile[0]} x {tile[1]}"
     return Picture(title, keep[0, head], {(i, j): kind for i, j, kind in classes}, tile)
 
