@@ -62,16 +62,15 @@ def command(
     for one in wrong:
         say(f"{bad('WRONG')} {one.name}: {one.verdict.message}")
     if not wrong:
-        report(trial, dtype, elapsed)
+        report(trial, elapsed)
     return 1 if wrong else 0
 
 
-def report(trial: Trial, dtype: str, elapsed: float) -> None:
+def report(trial: Trial, elapsed: float) -> None:
     """The time, and the traffic it means for inputs and results."""
-    from attngen.cli.running import describe_sizes, scalars_of, traffic
+    from attngen.cli.running import describe_sizes, traffic
 
-    sizes = " ".join(filter(None, (dtype, describe_sizes(trial), scalars_of(trial.tensors))))
-    say(f"{strong(trial.kernel.name)}  {faint(sizes)}")
+    say(f"{strong(trial.kernel.name)}  {faint(describe_sizes(trial))}")
     moved = traffic(trial)
     rows = [
         ["time", seconds(elapsed), faint(f"median of a call on {trial.place}")],

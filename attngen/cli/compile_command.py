@@ -77,7 +77,8 @@ def command(
         return 0
     _write(Path(output), built)
     _report(built, said, output)
-    say(faint(f"{len(built)} kernels in {seconds(time.perf_counter() - start)}"))
+    if len(built) > 1:
+        say(faint(f"{len(built)} kernels in {seconds(time.perf_counter() - start)}"))
     return 0
 
 

@@ -41,10 +41,10 @@ def command(output: str) -> int:
     say(f"\n{strong('The result')}")
     trial_spec = load_spec(str(path), {"window": 64})
     with working("Running the kernel and the formula"):
-        trial = prepare(trial_spec, {}, "bf16", seed=0)
+        trial = prepare(trial_spec, {}, None, seed=0)
         judged = trial.judge()
         elapsed = seconds_of(trial)
-    report(trial, judged, "bf16", elapsed)
+    report(trial, judged, elapsed)
     say(faint("  with --set window=64, so that the mask has something to do"))
     say(f"\nNext: open {place}, or `.venv/bin/attngen --help`, or write a spec of your own.")
     return 0 if all(j.verdict for j in judged) else 1

@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-from attngen.core.version import VERSION
+from attngen import __version__
 
 # (heading, ((name, what it does), ...)), in the order of `--help`
 COMMANDS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -77,7 +77,7 @@ class LazyGroup(click.Group):
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(VERSION, message="attngen %(version)s")
+@click.version_option(__version__, message="attngen %(version)s")
 def application() -> None:
     """Turn an attention formula into a GPU kernel you can read.
 

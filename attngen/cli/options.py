@@ -37,6 +37,11 @@ dtype_option: Decorator = click.option(
     show_default=True,
     help="What `half` stands for.",
 )
+trial_dtype_option: Decorator = click.option(
+    "--dtype",
+    type=click.Choice(list(HALF_DTYPES)),
+    help="What `half` stands for. Default: bf16 on a GPU, f16 in the interpreter.",
+)
 schedule_option: Decorator = click.option(
     "--schedule",
     metavar="KEY=VALUE,...",

@@ -77,8 +77,10 @@ def classify(
     if not 0 <= head < keep.shape[1]:
         raise InputError(f"there is no head {head}: the spec has {keep.shape[1]} here")
     program = build_program(attention, spec.sizes, HALF_DTYPES[dtype])
+    environment = _environment(attention, tensors, head)
+    q_len, kv_len = keep.shape[2:]
     classes = tile_classes(
-        program.mask, _environment(attention, tensors, head), *keep.shape[2:], *tile
+        program.mask, environment, q_len, kv_len, block_q=tile[0], block_k=tile[1]
     )
     title = f"{attention.name}, head {head}, tiles of {tile[0]} x {tile[1]}"
     return Picture(title, keep[0, head], {(i, j): kind for i, j, kind in classes}, tile)
@@ -106,7 +108,7 @@ def paint(picture: Picture, path: Path) -> None:
         aspect="auto",
     )
     _grid(axes, picture)
-    present = {int(p) for p in picture.pixels().unique()}
+    present = set(picture.pixels().flatten().tolist())
     handles = [Patch(color=c, label=n) for i, (n, c) in enumerate(COLOURS.items()) if i in present]
     told = ", ".join(f"{count} {name}" for name, count in picture.counts().items())
     axes.set(xlabel="key", ylabel="query", title=f"{picture.title}\n{told}")

@@ -10,13 +10,13 @@ import click
 from attngen.cli.console import bad, columns, faint, good, say, seconds, strong, working
 from attngen.cli.input import Value, load_spec, with_sizes
 from attngen.cli.options import (
-    dtype_option,
     schedule_option,
     seed_option,
     set_option,
     size_option,
     spec_argument,
     target_option,
+    trial_dtype_option,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @spec_argument
 @size_option
 @set_option
-@dtype_option
+@trial_dtype_option
 @seed_option
 @schedule_option
 @target_option(multiple=False)
@@ -36,7 +36,7 @@ def command(
     spec: str,
     sizes: dict[str, int],
     settings: dict[str, Value],
-    dtype: str,
+    dtype: str | None,
     seed: int,
     schedule: dict[str, str | int | bool],
     target: str | None,
@@ -58,16 +58,15 @@ def command(
         trial = prepare(loaded, sizes, dtype, seed, schedule, target)
         judged = trial.judge()
         elapsed = seconds_of(trial)
-    report(trial, judged, dtype, elapsed)
+    report(trial, judged, elapsed)
     return 0 if all(j.verdict for j in judged) else 1
 
 
-def report(trial: Trial, judged: Sequence[Judged], dtype: str, elapsed: float) -> None:
+def report(trial: Trial, judged: Sequence[Judged], elapsed: float) -> None:
     """What ran, where, how long, and how far from the formula."""
-    from attngen.cli.running import describe_sizes, scalars_of
+    from attngen.cli.running import describe_sizes
 
-    sizes = " ".join(filter(None, (dtype, describe_sizes(trial), scalars_of(trial.tensors))))
-    say(f"{strong(trial.kernel.name)}  {faint(sizes)}")
+    say(f"{strong(trial.kernel.name)}  {faint(describe_sizes(trial))}")
     say(f"  ran on {trial.place} in {seconds(elapsed)}")
     for line in columns([_row(j) for j in judged]):
         say(line)

@@ -52,25 +52,35 @@ class Trial:
 def prepare(
     spec: Spec,
     sizes: Mapping[str, int],
-    dtype: str,
+    dtype: str | None,
     seed: int,
     options: Options | None = None,
     target: str | None = None,
 ) -> Trial:
     """Random inputs and a kernel, on the GPU if there is one, else for the interpreter."""
-    if not gpu_present():
-        prepare_interpreter()
-    device = "cuda" if gpu_present() else "cpu"
+    device = pick_device()
+    half = TORCH_HALF[dtype or default_dtype(device)]
     given = runtime_spec(spec)
     chosen = RuntimeSpec(
         given.source, given.params, given.attention, {**given.options, **(options or {})}
     )
     lengths = axis_sizes(spec, sizes, gpu=device == "cuda")
-    tensors = make_inputs(
-        given.attention, lengths, seed=seed, device=device, half=TORCH_HALF[dtype]
-    )
+    tensors = make_inputs(given.attention, lengths, seed=seed, device=device, half=half)
     kernel = Kernel(chosen, find_target(target) if target else None)
-    return Trial(kernel, tensors, lengths, TORCH_HALF[dtype], device)
+    return Trial(kernel, tensors, lengths, half, device)
+
+
+def pick_device() -> str:
+    """`cuda` if there is a GPU, else `cpu`, with Triton's interpreter switched on."""
+    if gpu_present():
+        return "cuda"
+    prepare_interpreter()
+    return "cpu"
+
+
+def default_dtype(device: str) -> str:
+    """What `half` is when nobody said: the interpreter cuts bfloat16 off where a GPU rounds it."""
+    return "bf16" if device == "cuda" else "f16"
 
 
 def seconds_of(trial: Trial) -> float:
@@ -81,7 +91,8 @@ def seconds_of(trial: Trial) -> float:
         return time.perf_counter() - start
     from triton.testing import do_bench
 
-    return float(do_bench(trial.call, return_mode="median")) / 1e3
+    median = do_bench(trial.call, return_mode="median")  # type: ignore[no-untyped-call]
+    return float(median) / 1e3
 
 
 def traffic(trial: Trial) -> int:
@@ -91,11 +102,13 @@ def traffic(trial: Trial) -> int:
 
 
 def describe_sizes(trial: Trial) -> str:
-    """`B=1 Hq=2 Sq=128 ...`."""
-    return " ".join(f"{name}={size}" for name, size in trial.sizes.items())
+    """`bf16 B=1 Hq=2 Sq=128 ...`, with the run-time scalars that were drawn."""
+    dtype = next(name for name, half in TORCH_HALF.items() if half == trial.half)
+    sizes = [f"{name}={size}" for name, size in trial.sizes.items()]
+    return " ".join([dtype, *sizes, *scalars_of(trial.tensors)])
 
 
-def scalars_of(tensors: Mapping[str, Any]) -> str:
-    """Run-time scalars that were drawn, `window=37`; empty without any."""
+def scalars_of(tensors: Mapping[str, Any]) -> list[str]:
+    """Run-time scalars that were drawn: `window=37`."""
     drawn = {n: v for n, v in tensors.items() if not isinstance(v, torch.Tensor)}
-    return " ".join(f"{name}={value:.6g}" for name, value in drawn.items())
+    return [f"{n}={v:.6g}" if isinstance(v, float) else f"{n}={v}" for n, v in drawn.items()]

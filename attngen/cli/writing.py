@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attngen import __version__
 from attngen.cli.mistake import InputError
-from attngen.core.version import VERSION
 
 if TYPE_CHECKING:
     from attngen.cli.building import Built
@@ -45,7 +45,7 @@ def files_of(kernels: Sequence[Built]) -> dict[str, str]:
         folder, _, name = path.rpartition("/")
         folders.setdefault(folder, {})[name] = describe(built)
     for folder, described in folders.items():
-        manifest = {"schema": SCHEMA, "attngen": VERSION, "files": described}
+        manifest = {"schema": SCHEMA, "attngen": __version__, "files": described}
         text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
         files[f"{folder}/MANIFEST.json"] = text
     return files

@@ -39,3 +39,9 @@ def test_links_lead_somewhere(path):
 def test_readme_names_the_two_commands_in_order():
     text = (ROOT / "README.md").read_text()
     assert 0 < text.index("make demo") < text.index("make test")
+
+
+def test_the_kernel_shown_in_the_readme_is_the_kernel():
+    text = (ROOT / "README.md").read_text()
+    shown = re.search(r"as printed.*?```python\n(.*?)```", text, re.S)[1]
+    assert shown in (ROOT / "generated/gemma2/sm_90/gemma2.py").read_text()

@@ -1,0 +1,122 @@
+"""relative_bias: forward, sm_90. Written by attngen.
+
+attention relative_bias {
+  param buckets = 64
+  query q : bf16[B, H, S, D]
+  key k : bf16[B, H, S, D]
+  value v : bf16[B, H, S, D]
+  input table : f32[H, 129]
+  input bias : bf16[B, H, S, S]
+
+  offset = min(max(kv_idx - q_idx, -64), 64) + 64
+  score = 0.08838834764831843 * dot(q, k) + table[h, offset] + bias[b, h, q_idx, kv_idx]
+  out = sum(softmax(score) * v)
+}
+Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=pointer, loops=split, form=tile, precision=ieee
+
+[attngen:generated]
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def relative_bias_step(acc_v, m_i, l_i, q, row_term, k_stride_s, v_stride_s, kv_len, bias_stride_2, k_head,
+                       v_head, table_base, bias_base, n, q_idx, inside, PARTIAL: tl.constexpr):
+    """One tile of 64 keys."""
+    kv_idx = n + tl.arange(0, 64)  # [keys]
+    k_cells = k_head + kv_idx.to(tl.int64)[:, None] * k_stride_s + tl.arange(0, 128)[None, :]
+    if PARTIAL:
+        k = tl.load(k_cells, mask=(kv_idx < kv_len)[:, None], other=0.0)  # [keys, D]
+    else:
+        k = tl.load(k_cells)  # [keys, D]
+    offset = tl.minimum(tl.maximum(kv_idx[None, :] + row_term[:, None], -64), 64) + 64
+    table_qk = tl.load(table_base + offset, mask=inside[:, None] & (kv_idx < kv_len)[None, :], other=0)
+    bias_qk = tl.load(bias_base + (q_idx.to(tl.int64) * bias_stride_2)[:, None] + kv_idx[None, :], mask=inside[:, None] & (kv_idx < kv_len)[None, :], other=0).to(tl.float32)
+    s = tl.dot(q, k.T)
+    score = 1.4426950408889634 * table_qk + 1.4426950408889634 * bias_qk + 0.12751743082459868 * s  # log2 units
+    if PARTIAL:
+        keep = (kv_idx < kv_len)[None, :]
+        score = tl.where(keep, score, float("-inf"))
+    m_new = tl.maximum(m_i, tl.max(score, 1))
+    m_safe = tl.where(m_new == float("-inf"), 0.0, m_new)
+    p = tl.exp2(score - m_safe[:, None])
+    alpha = tl.exp2(m_i - m_safe)
+    m_i = m_new
+    l_i = l_i * alpha + tl.sum(p, 1)
+    v_cells = v_head + kv_idx.to(tl.int64)[:, None] * v_stride_s + tl.arange(0, 128)[None, :]
+    if PARTIAL:
+        v = tl.load(v_cells, mask=(kv_idx < kv_len)[:, None], other=0.0)  # [keys, D]
+    else:
+        v = tl.load(v_cells)  # [keys, D]
+    acc_v = tl.dot(p.to(v.dtype), v, acc_v * alpha[:, None])
+    return acc_v, m_i, l_i
+
+
+@triton.jit(do_not_specialize=["q_len", "kv_len", "heads", "heads_in_l2", "table_stride_0", "bias_stride_0", "bias_stride_1", "bias_stride_2"])
+def relative_bias_forward(q_ptr, q_stride_b, q_stride_h, q_stride_s, k_ptr, k_stride_b, k_stride_h,
+                          k_stride_s, v_ptr, v_stride_b, v_stride_h, v_stride_s, out_ptr, q_len, kv_len,
+                          heads, heads_in_l2, table_stride_0, table_ptr, bias_stride_0, bias_stride_1,
+                          bias_stride_2, bias_ptr):
+    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    tiles = tl.cdiv(q_len, 128)
+    program = tl.program_id(0)
+    head_group = program // (tiles * heads_in_l2)
+    in_group = program % (tiles * heads_in_l2)
+    bh = head_group * heads_in_l2 + in_group % heads_in_l2
+    row0 = (tiles - 1 - in_group // heads_in_l2) * 128  # longest rows first
+    b = bh // heads
+    h = bh % heads
+    q_idx = row0 + tl.arange(0, 128)  # [queries]
+    inside = q_idx < q_len
+    q_head = q_ptr + b.to(tl.int64) * q_stride_b + h.to(tl.int64) * q_stride_h
+    k_head = k_ptr + b.to(tl.int64) * k_stride_b + h.to(tl.int64) * k_stride_h
+    v_head = v_ptr + b.to(tl.int64) * v_stride_b + h.to(tl.int64) * v_stride_h
+    table_base = table_ptr + h.to(tl.int64) * table_stride_0
+    bias_base = bias_ptr + b.to(tl.int64) * bias_stride_0 + h.to(tl.int64) * bias_stride_1
+    q_cells = q_head + q_idx.to(tl.int64)[:, None] * q_stride_s + tl.arange(0, 128)[None, :]
+    q = tl.load(q_cells, mask=inside[:, None], other=0.0)  # [queries, D]
+    row_term = -q_idx
+
+    # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
+    lo = 0
+    hi = kv_len
+    full_lo = lo
+    full_hi = tl.maximum(kv_len // 64 * 64, full_lo)
+    acc_v = tl.zeros([128, 128], tl.float32)
+    m_i = tl.full([128], float("-inf"), tl.float32)
+    l_i = tl.zeros([128], tl.float32)
+    for n in tl.range(full_lo, full_hi, 64, num_stages=2):
+        acc_v, m_i, l_i = relative_bias_step(acc_v, m_i, l_i, q, row_term, k_stride_s, v_stride_s, kv_len,
+                                             bias_stride_2, k_head, v_head, table_base, bias_base, n, q_idx,
+                                             inside, False)
+    for n in tl.range(full_hi, hi, 64, num_stages=2):
+        acc_v, m_i, l_i = relative_bias_step(acc_v, m_i, l_i, q, row_term, k_stride_s, v_stride_s, kv_len,
+                                             bias_stride_2, k_head, v_head, table_base, bias_base, n, q_idx,
+                                             inside, True)
+    total = tl.where(l_i == 0.0, 1.0, l_i)  # a row with no key gives 0
+
+    out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
+    out = (acc_v / total[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
+    tl.store(out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+
+
+def relative_bias(q, k, v, table, bias):
+    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    batch = q.shape[0]
+    heads = q.shape[1]
+    q_len = q.shape[2]
+    kv_len = k.shape[2]
+    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
+    tiles = triton.cdiv(q_len, 128)
+    heads_total = batch * heads
+    in_l2 = max(1, 26214400 // max(1, kv_len * 512))
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
+    relative_bias_forward[(tiles * heads_total,)](q, q.stride(0), q.stride(1), q.stride(2), k, k.stride(0),
+                                                  k.stride(1), k.stride(2), v, v.stride(0), v.stride(1),
+                                                  v.stride(2), out, q_len, kv_len, heads, heads_in_l2,
+                                                  table.stride(0), table, bias.stride(0), bias.stride(1),
+                                                  bias.stride(2), bias, num_warps=4, num_stages=2)
+    return (out,)

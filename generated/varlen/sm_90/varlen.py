@@ -1,0 +1,130 @@
+"""varlen: forward, sm_90. Written by attngen.
+
+attention varlen {
+  query q : bf16[T, Hq, D] packed(cu_q)
+  key k : bf16[T, Hkv, D] packed(cu_kv)
+  value v : bf16[T, Hkv, D] packed(cu_kv)
+  input cu_q : i32[B + 1]
+  input cu_kv : i32[B + 1]
+
+  mask = causal
+  score = 0.08838834764831843 * dot(q, k)
+  out = sum(softmax(score) * v)
+}
+Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+
+[attngen:generated]
+"""
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+
+@triton.jit
+def sequence_of(starts, slot, batch, BLOCK: tl.constexpr):
+    """Last sequence b with starts[b] // BLOCK + b <= slot: 128 probes at a time."""
+    lo = 0
+    hi = batch
+    while lo < hi:
+        step = tl.cdiv(hi - lo, 128)
+        at = lo + tl.arange(0, 128) * step
+        before = (at < hi) & (tl.load(starts + at, mask=at < hi, other=0) // BLOCK + at <= slot)
+        count = tl.sum(before.to(tl.int32), 0)
+        hi = tl.where(count == 0, lo, tl.minimum(lo + count * step, hi))
+        lo = tl.where(count == 0, lo, lo + (count - 1) * step + 1)
+    return lo - 1
+
+
+@triton.jit
+def varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, kv_len, h_kv, n, q_pos, kv_start,
+                PARTIAL: tl.constexpr):
+    """One tile of 64 keys."""
+    kv_idx = n + tl.arange(0, 64)  # [keys]
+    k = k_tiles.load([0, h_kv, kv_start + n, 0]).reshape(64, 128)  # [keys, D]
+    if PARTIAL:  # rows past the end belong to the next sequence
+        k = tl.where((kv_idx < kv_len)[:, None], k, 0.0)
+    s = tl.dot(q, k.T)
+    if PARTIAL:
+        keep = kv_idx[None, :] <= q_pos[:, None]
+        s = tl.where(keep, s, float("-inf"))
+    m_new = tl.maximum(m_i, tl.max(s, 1) * 0.12751743082459868)
+    m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if PARTIAL else m_new
+    p = tl.exp2(s * 0.12751743082459868 - m_safe[:, None])
+    alpha = tl.exp2(m_i - m_safe)
+    m_i = m_new
+    l_i = l_i * alpha + tl.sum(p, 1)
+    v = v_tiles.load([0, h_kv, kv_start + n, 0]).reshape(64, 128)  # [keys, D]
+    if PARTIAL:  # rows past the end belong to the next sequence
+        v = tl.where((kv_idx < kv_len)[:, None], v, 0.0)
+    acc_v = tl.dot(p.to(v.dtype), v, acc_v * alpha[:, None])
+    return acc_v, m_i, l_i
+
+
+@triton.jit(do_not_specialize=["group", "q_len", "kv_len", "heads", "batch", "heads_in_l2", "slots"])
+def varlen_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, kv_len, heads, batch, heads_in_l2,
+                   slots, cu_kv_ptr, cu_q_ptr):
+    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    tiles = slots
+    program = tl.program_id(0)
+    head_group = program // (tiles * heads_in_l2)
+    in_group = program % (tiles * heads_in_l2)
+    bh = head_group * heads_in_l2 + in_group % heads_in_l2
+    # tiles of the packed sequences: sequence b owns slots from q_starts[b] // 128 + b on
+    slot = tiles - 1 - in_group // heads_in_l2
+    h = bh
+    b = sequence_of(cu_q_ptr, slot, batch, 128)
+    q_start = tl.load(cu_q_ptr + b)
+    q_len = tl.load(cu_q_ptr + b + 1) - q_start
+    kv_start = tl.load(cu_kv_ptr + b)
+    kv_len = tl.load(cu_kv_ptr + b + 1) - kv_start
+    row0 = (slot - q_start // 128 - b) * 128
+    if row0 >= q_len:
+        return
+    h_kv = h // group
+    row1 = tl.minimum(row0 + 128, q_len)
+    q_idx = row0 + tl.arange(0, 128)  # [queries]
+    inside = q_idx < q_len
+    q_pos = q_idx + (kv_len - q_len)  # key position of each query
+    q = q_tiles.load([0, h, q_start + row0, 0]).reshape(128, 128)  # [queries, D]
+
+    # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
+    lo = 0
+    hi = kv_len + row1 - q_len
+    full_lo = lo
+    full_hi = tl.maximum((kv_len + row0 - q_len + 1) // 64 * 64, full_lo)
+    acc_v = tl.zeros([128, 128], tl.float32)
+    m_i = tl.full([128], float("-inf"), tl.float32)
+    l_i = tl.zeros([128], tl.float32)
+    for n in tl.range(full_lo, full_hi, 64, num_stages=2):
+        acc_v, m_i, l_i = varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, kv_len, h_kv, n, q_pos, kv_start,
+                                      False)
+    for n in tl.range(full_hi, hi, 64, num_stages=2):
+        acc_v, m_i, l_i = varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, kv_len, h_kv, n, q_pos, kv_start,
+                                      True)
+    total = tl.where(l_i == 0.0, 1.0, l_i)  # a row with no key gives 0
+
+    out_head = out_ptr + h.to(tl.int64) * 128
+    out = (acc_v / total[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
+    tl.store(out_head + ((q_start + q_idx).to(tl.int64) * (heads * 128))[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+
+
+def varlen(q, k, v, cu_q, cu_kv):
+    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    batch = cu_q.shape[0] - 1
+    heads = q.shape[1]
+    q_len = q.shape[0]
+    kv_len = k.shape[0]
+    kv_heads = k.shape[1]
+    out = torch.empty((q_len, heads, 128), dtype=torch.bfloat16, device=q.device)
+    tiles = q_len // 128 + batch  # an upper bound; empty ones return at once
+    heads_total = heads
+    in_l2 = max(1, 26214400 // max(1, kv_len * 512))
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
+    varlen_forward[(tiles * heads_total,)](TensorDescriptor(q, [1, q.shape[1], q.shape[0], 128], [q.stride(0), q.stride(1), q.stride(0), 1], [1, 1, 128, 128]),
+                                           TensorDescriptor(k, [1, k.shape[1], k.shape[0], 128], [k.stride(0), k.stride(1), k.stride(0), 1], [1, 1, 64, 128]),
+                                           TensorDescriptor(v, [1, v.shape[1], v.shape[0], 128], [v.stride(0), v.stride(1), v.stride(0), 1], [1, 1, 64, 128]),
+                                           out, heads // kv_heads, q_len, kv_len, heads, batch, heads_in_l2,
+                                           tiles, cu_kv, cu_q, num_warps=4, num_stages=2)
+    return (out,)
