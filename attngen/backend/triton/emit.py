@@ -8,6 +8,7 @@ from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
 from attngen.backend.triton.forward import Forward, Stage
 from attngen.backend.triton.names import Names
+from attngen.backend.triton.outputs import Outputs
 from attngen.backend.triton.split import Merge, Split, Stored, can_split
 from attngen.backend.triton.tensors import Parameters
 from attngen.backend.triton.text import call
@@ -18,8 +19,8 @@ from attngen.ir.text import spec_text
 from attngen.schedule.schedule import Schedule
 
 TORCH_PARTS = {"fp32": "torch.float32", "i32": "torch.int32", "i64": "torch.int64"}
-LEAST_PART = 1024  # keys a part should have at least
-PROGRAMS_PER_SM = 4
+LEAST_PART = 512  # keys a part should have at least
+PROGRAMS_PER_SM = 2
 
 
 def emit(program: Program, schedule: Schedule, target: Target) -> Emitted:
@@ -118,18 +119,20 @@ class _TileFile(_File):
         lines = [*f.sizes.lines, *f.outputs.allocations()]
         if f.packed:
             lines.append(f"tiles = {f.sizes.q_len} // {block} + {batch}  # an upper bound; empty ones return at once")
-            total = f.sizes.heads
         else:
             lines.append(f"tiles = triton.cdiv({f.sizes.q_len}, {block})")
-            total = " * ".join(x for x in (batch, f.sizes.heads) if x != "1") or "1"
-        lines += [
-            f"programs = {total}",
-            f"in_l2 = max(1, {self.target.l2 // 2} // max(1, {f.sizes.kv_len} * {self._key_bytes(f)}))",
-            "heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)  # a power of two that divides",
-        ]
+        grid = "(tiles,)"
+        if f.programs != "1":
+            grid = "(tiles * programs,)"
+            lines += [
+                f"programs = {f.programs}",
+                f"in_l2 = max(1, {self.target.l2 // 2} // max(1, {f.sizes.kv_len} * {self._key_bytes(f)}))",
+                "# a power of two that divides the number of programs of a tile",
+                "heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)",
+            ]
         options = self._options(self.schedule.warps, self.schedule.stages)
-        lines += self._launch(name, "(tiles * programs,)", f.parameters, parameters, options)
-        return [*lines, f"return ({', '.join(r.name for r in f.outputs.results)},)"]
+        lines += self._launch(name, grid, f.parameters, parameters, options)
+        return [*lines, _returned(f.outputs)]
 
     def _key_bytes(self, f: Forward) -> int:
         """Bytes of all key-side rows per key of one head."""
@@ -189,7 +192,12 @@ class _SplitFile(_File):
         options = self._options(self.schedule.warps, self.schedule.stages)
         lines += self._launch(first[0], "(splits, places)", split.parameters, first[1], options)
         lines += self._launch(second[0], "(rows,)", merge.parameters, second[1], ["num_warps=4", "num_stages=2"])
-        return [*lines, f"return ({', '.join(r.name for r in merge.outputs.results)},)"]
+        return [*lines, _returned(merge.outputs)]
+
+
+def _returned(outputs: Outputs) -> str:
+    names = ", ".join(r.name for r in outputs.results)
+    return f"return ({names},)" if len(outputs.results) == 1 else f"return {names}"
 
 
 def _decorator(free: list[str]) -> str:

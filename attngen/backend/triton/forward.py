@@ -266,7 +266,7 @@ class Forward:
         """The mask of a partial tile by row limits, if the plan gives them."""
         if self.plan.mask is None:
             return None
-        printer = IndexPrinter({**self._variables(), "q": "q_idx"}, self.inputs.address, self.inputs.row_element,
+        printer = IndexPrinter({**self._variables(), "q": "q_idx", "q_pos": "q_pos"}, self.inputs.address, self.inputs.row_element,
                                lambda _: None, self.runs.vector, self.printer.helpers)  # fmt: skip
         return row_keep(self.mask_plan, printer, self.frame, self.names, self.limit_lines)
 
@@ -291,8 +291,7 @@ class Forward:
         body = render(
             "triton/kernel_body.py.j2",
             block_q=self.schedule.block_q, block_k=self.schedule.block_k, stages_of_loop=self.schedule.stages,
-            tile_count=f"tl.cdiv(q_len, {self.schedule.block_q})" if not self._packed() else "slots",
-            packed=self._packed(), head_lines=heads, position_lines=self._position_lines(),
+            single=self.programs == "1", packed=self._packed(), head_lines=heads, position_lines=self._position_lines(),
             base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
             query_tiles=[self.streams.views[name] for name in early],
             late_tiles=[self.streams.views[name] for name in late],
@@ -301,7 +300,20 @@ class Forward:
             skip=self.skip, store_lines=closing,
         ).rstrip("\n")  # fmt: skip
         body = prune(body)
-        return body, stages, used(self.parameters.table, body)
+        return body, stages, self.ordered(body)
+
+    def ordered(self, body: str) -> list[str]:
+        """Parameters the body uses: tensors, results, strides, then sizes and scalars."""
+        results = {f"{r.name}_ptr" for r in self.outputs.results}
+
+        def rank(name: str) -> int:
+            if name in results or name.endswith("_parts"):
+                return 1
+            if self.parameters.table[name].type.startswith(("*", "tensordesc")):
+                return 0
+            return 2 if "_stride_" in name or "_size_" in name else 3
+
+        return sorted(used(self.parameters.table, body), key=rank)
 
     def _packed(self) -> dict[str, str] | None:
         q = next((t.packed for t in self.attention.tensors if t.role == "query" and t.packed), None)
@@ -315,10 +327,17 @@ class Forward:
 
     def _lengths(self) -> None:
         p, s = self.parameters, self.sizes
-        for name, host in (("q_len", s.q_len), ("kv_len", s.kv_len), ("heads", s.heads), ("batch", s.batch)):
+        lengths = [] if self.packed else [("q_len", s.q_len), ("kv_len", s.kv_len)]
+        for name, host in (*lengths, ("heads", s.heads), ("batch", s.batch)):
             p.add(name, "i32", host)
         p.add("heads_in_l2", "i32", "heads_in_l2")
         p.add("slots", "i32", "tiles")
+
+    @property
+    def programs(self) -> str:
+        """Host expression of the number of (batch, head) pairs; of heads when sequences are packed."""
+        factors = [self.sizes.heads] if self.packed else [self.sizes.batch, self.sizes.heads]
+        return " * ".join(x for x in factors if x != "1") or "1"
 
     def _position_lines(self) -> list[str]:
         lines = []

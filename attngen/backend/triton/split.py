@@ -18,7 +18,7 @@ from attngen.backend.triton.merge import MergeOutputs
 from attngen.backend.triton.shape import ROW, SCALAR, Frame
 from attngen.backend.triton.step import Step
 from attngen.backend.triton.tensors import group_lines, sizes
-from attngen.backend.triton.text import prune, used
+from attngen.backend.triton.text import prune
 from attngen.core.target import Target
 from attngen.ir.expr import Axes, Index, Uniform
 from attngen.ir.program import Program
@@ -107,7 +107,7 @@ class Split(Forward):
             bound_lines=self.bound_lines(), stage=stage, stored=stored, keys_first=self.frame.keys_first,
         ).rstrip("\n")  # fmt: skip
         body = prune(body)
-        return body, stage, stored, step, used(self.parameters.table, body)
+        return body, stage, stored, step, self.ordered(body)
 
 
 class Merge(Forward):
@@ -140,9 +140,10 @@ class Merge(Forward):
             base_lines=[*self.streams.base_lines, *self.inputs.base_lines], classes=step.classes,
             inits=self._merge_inits(step), accumulators=[_pieces(a) for a in step.accumulators], tops=step.tops,
             least_key=LEAST_KEY, finish=lines, late_tiles=late, store_lines=stores, block_q=1, block_k=1,
+            parts=_parts_at_once(stored),
         ).rstrip("\n")  # fmt: skip
         body = prune(body)
-        return body, used(self.parameters.table, body)
+        return body, self.ordered(body)
 
     def _position_lines(self) -> list[str]:
         return [] if self.attention.same_length else ["q_pos = q_idx + (kv_len - q_len)"]
@@ -183,6 +184,12 @@ def stored_state(step: Step) -> list[Stored]:
         else:
             out.append(Stored(t.value, t.slots, "i64"))
     return out
+
+
+def _parts_at_once(stored: list[Stored]) -> int:
+    """Parts a merge program holds: 64 KiB of accumulators in registers, at most 128 parts."""
+    widest = max((s.block for s in stored), default=1)
+    return max(16, min(128, 16384 // max(1, widest)))
 
 
 def _pieces(a: object) -> dict[str, object]:
