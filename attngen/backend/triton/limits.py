@@ -84,14 +84,14 @@ def row_keep(plan: MaskPlan, printer: IndexPrinter, frame: Frame, names: Names, 
     except NoScalarForm:
         return None
     lines += bound
-    return " & ".join(conditions)
+    return " & ".join(conditions) if len(conditions) > 1 else conditions[0].removeprefix("(").removesuffix(")")
 
 
 def _compare(p: ix.Poly, sign: str, wish: str, printer: IndexPrinter, frame: Frame, names: Names,
              lines: list[str]) -> str:  # fmt: skip
     column = frame.spread("kv_idx", COLUMN, TILE)
     if "q" not in p.names:
-        return frame.spread(f"(kv_idx {sign} {printer.text(p)})", COLUMN, TILE)
+        return f"({column} {sign} {printer.text(p)})"
     if sign == "<" and p is Q + 1:
         return f"({column} <= {frame.spread('q_idx', ROW, TILE)})"
     text = printer.text(p)
