@@ -247,7 +247,7 @@ class Forward:
                 out.append((t.value, f'tl.full([{q}], float("-inf"), tl.float32)'))
                 out.append((t.position, f"tl.full([{q}], -1, tl.int32)"))
             else:  # the key of (-inf, no index), below every key of an element
-                out.append((t.value, f"tl.full([{q}, {t.slots}], -9187343239835811840, tl.int64)"))
+                out.append((t.value, f"tl.full([{q}, {t.slots}], -9187343244130779136, tl.int64)"))
                 self.printer.helpers.add("pack_top")
         return out
 
