@@ -2,113 +2,140 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
 from attngen.backend.triton.forward import Forward, Stage
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.outputs import Outputs
+from attngen.backend.triton.split import Merge, Split, Stored, can_split
 from attngen.backend.triton.tensors import Parameters
-from attngen.backend.triton.text import call, used
+from attngen.backend.triton.text import call
 from attngen.core.target import Target
 from attngen.ir.expr import Side
 from attngen.ir.program import Program
 from attngen.ir.text import spec_text
 from attngen.schedule.schedule import Schedule
 
+TORCH_PARTS = {"fp32": "torch.float32", "i32": "torch.int32", "i64": "torch.int64"}
+LEAST_PART = 512  # keys a part should have at least
+PROGRAMS_PER_SM = 2
+
 
 def emit(program: Program, schedule: Schedule, target: Target) -> Emitted:
     """Source text for one program, schedule and target; a pure function of the three."""
-    return _File(program, schedule, target).emitted()
+    if schedule.form == "split" and can_split(program):
+        return _SplitFile(program, schedule, target).emitted()
+    return _TileFile(program, replace(schedule, form="tile"), target).emitted()
 
 
 class _File:
+    """What both forms share: header, helpers, decorators, launches."""
+
     def __init__(self, program: Program, schedule: Schedule, target: Target) -> None:
         self.program, self.schedule, self.target = program, schedule, target
         self.entry = Names().take(program.attention.name)
-        self.forward = Forward(program, schedule, target, self.entry)
 
-    def emitted(self) -> Emitted:
-        kernel_body, stages, parameters = self.forward.kernel()
-        name = f"{self.entry}_forward"
-        table = self.forward.parameters
-        source = render(
+    def _render(self, forward: Forward, helpers: set[str], stages: list[Stage], kernels: list[dict[str, str]],
+                host_lines: list[str], descriptors: bool) -> str:  # fmt: skip
+        return render(
             "triton/forward.py.j2",
             title=f"{self.program.attention.name}: forward, {self.target.name}. Written by attngen.",
             spec=spec_text(self.program.attention).strip(),
             facts=[f"Schedule: {self.schedule.describe()}"],
-            descriptors=any(p.endswith("_tiles") or "_tiles" in p for p in parameters),
-            helpers=self._helpers(stages, kernel_body),
+            descriptors=descriptors,
+            helpers=render(
+                "triton/helpers.py.j2",
+                helpers=helpers,
+                tanh_approx=self.target.tanh_approx and not forward.wide,
+            ),
             stages=[self._stage(s) for s in stages],
             block_k=self.schedule.block_k,
-            kernel_decorator=self._decorator(table, parameters),
-            kernel_signature=call(f"def {name}", parameters, ":"),
-            kernel_doc=f"{self.schedule.block_q} queries of one head. Heads whose keys fit in the L2 cache together run together.",
-            kernel_body=kernel_body,
+            kernels=kernels,
             host_signature=call(f"def {self.entry}", self._arguments(), ":"),
-            host_doc="Launches the kernel; the tensors have been checked. Returns the results in the order of the spec.",
-            host_lines=self._host(name, table, parameters),
-        )
-        kernel = DeviceKernel(
-            name, {p: table.table[p].type for p in parameters}, {},
-            tuple(p for p in parameters if table.table[p].specialised),
-            self.schedule.warps, self.schedule.stages, self.schedule.max_registers,
-        )  # fmt: skip
-        outputs = tuple(n for n, _ in self.program.attention.outputs)
-        return Emitted(source, self.entry, tuple(self._arguments()), outputs, (kernel,))
-
-    def _helpers(self, stages: list[Stage], body: str) -> str:
-        return render(
-            "triton/helpers.py.j2",
-            helpers=self.forward.printer.helpers,
-            tanh_approx=self.target.tanh_approx and not self.forward.wide,
+            host_lines=host_lines,
         )
 
     def _stage(self, s: Stage) -> dict[str, str]:
-        signature = call(f"def {s.name}", [*s.parameters, "PARTIAL: tl.constexpr"], ":")
+        flag = ["PARTIAL: tl.constexpr"] if s.flagged else []
+        signature = call(f"def {s.name}", [*s.parameters, *flag], ":")
         return {"signature": signature, "body": s.body, "any_kept_function": s.any_kept_function}
 
-    def _decorator(self, table: Parameters, parameters: list[str]) -> str:
-        free = [f'"{p}"' for p in parameters if table.table[p].type in ("i32", "i64") and not table.table[p].specialised]
-        if not free:
-            return "@triton.jit"
-        return call("@triton.jit", [f"do_not_specialize=[{', '.join(free)}]"], "")
+    def _kernel(self, name: str, doc: str, body: str, table: Parameters, parameters: list[str]) -> dict[str, str]:
+        free = [p for p in parameters if table.table[p].type in ("i32", "i64") and not table.table[p].specialised]
+        return {
+            "decorator": _decorator(free),
+            "signature": call(f"def {name}", parameters, ":"),
+            "doc": doc,
+            "body": body,
+        }
+
+    def _device(self, name: str, table: Parameters, parameters: list[str], warps: int, stages: int) -> DeviceKernel:
+        return DeviceKernel(
+            name, {p: table.table[p].type for p in parameters}, {},
+            tuple(p for p in parameters if table.table[p].specialised), warps, stages, self.schedule.max_registers,
+        )  # fmt: skip
+
+    def _launch(self, name: str, grid: str, table: Parameters, parameters: list[str], options: list[str]) -> list[str]:
+        lines = []
+        for p in parameters:
+            if table.table[p].descriptor:
+                lines += _lines(call(f"{p} = TensorDescriptor", table.table[p].descriptor, "", 4))
+        arguments = [table.table[p].host for p in parameters]
+        return lines + _lines(call(f"{name}[{grid}]", arguments + options, "", 4))
+
+    def _options(self, warps: int, stages: int) -> list[str]:
+        options = [f"num_warps={warps}", f"num_stages={stages}"]
+        if self.schedule.max_registers and self.target.family == "cuda":
+            options.append(f"maxnreg={self.schedule.max_registers}")
+        return options
 
     def _arguments(self) -> list[str]:
         return [t.name for t in self.program.attention.tensors if t.view is None]
 
-    def _host(self, name: str, table: Parameters, parameters: list[str]) -> list[str]:
-        f = self.forward
-        outputs: Outputs = f.outputs
-        lines = [*f.sizes.lines, *outputs.allocations()]
-        block = self.schedule.block_q
-        batch = f.sizes.batch
+    def _outputs(self) -> tuple[str, ...]:
+        return tuple(n for n, _ in self.program.attention.outputs)
+
+
+class _TileFile(_File):
+    """One kernel: a program owns a tile of queries of one head."""
+
+    def emitted(self) -> Emitted:
+        """The file."""
+        forward = Forward(self.program, self.schedule, self.target, self.entry)
+        body, stages, parameters = forward.kernel()
+        table, name = forward.parameters, f"{self.entry}_forward"
+        doc = f"{self.schedule.block_q} queries of one head; heads whose keys fit in the L2 cache together run together."
+        source = self._render(
+            forward, forward.printer.helpers, stages, [self._kernel(name, doc, body, table, parameters)],
+            self._host(forward, name, parameters), any(table.table[p].descriptor for p in parameters),
+        )  # fmt: skip
+        kernel = self._device(name, table, parameters, self.schedule.warps, self.schedule.stages)
+        return Emitted(source, self.entry, tuple(self._arguments()), self._outputs(), (kernel,))
+
+    def _host(self, f: Forward, name: str, parameters: list[str]) -> list[str]:
+        block, batch = self.schedule.block_q, f.sizes.batch
+        lines = [*f.sizes.lines, *f.outputs.allocations()]
         if f.packed:
             lines.append(f"tiles = {f.sizes.q_len} // {block} + {batch}  # an upper bound; empty ones return at once")
-            total = f.sizes.heads
         else:
             lines.append(f"tiles = triton.cdiv({f.sizes.q_len}, {block})")
-            total = " * ".join(x for x in (batch, f.sizes.heads) if x != "1") or "1"
-        keys = f.sizes.kv_len
-        lines += [
-            f"heads_total = {total}",
-            f"in_l2 = max(1, {self.target.l2 // 2} // max(1, {keys} * {self._key_bytes()}))",
-            "heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)",
-        ]
-        arguments = [self._host_argument(table, p) for p in parameters]
-        options = [f"num_warps={self.schedule.warps}", f"num_stages={self.schedule.stages}"]
-        if self.schedule.max_registers and self.target.family == "cuda":
-            options.append(f"maxnreg={self.schedule.max_registers}")
-        lines += call(f"{name}[(tiles * heads_total,)]", arguments + options, "", 4).split("\n    ")
-        results = ", ".join(r.name for r in outputs.results)
-        lines.append(f"return ({results},)")
-        return lines
+        grid = "(tiles,)"
+        if f.programs != "1":
+            grid = "(tiles * programs,)"
+            lines += [
+                f"programs = {f.programs}",
+                f"in_l2 = max(1, {self.target.l2 // 2} // max(1, {f.sizes.kv_len} * {self._key_bytes(f)}))",
+                "# a power of two that divides the number of programs of a tile",
+                "heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)",
+            ]
+        options = self._options(self.schedule.warps, self.schedule.stages)
+        lines += self._launch(name, grid, f.parameters, parameters, options)
+        return [*lines, _returned(f.outputs)]
 
-    def _host_argument(self, table: Parameters, name: str) -> str:
-        return table.table[name].host
-
-    def _key_bytes(self) -> int:
+    def _key_bytes(self, f: Forward) -> int:
         """Bytes of all key-side rows per key of one head."""
-        f = self.forward
         return sum(
             f.layout.width(t.name) * t.dtype.bytes
             for t in self.program.attention.tensors
@@ -116,4 +143,69 @@ class _File:
         )
 
 
-__all__ = ["emit", "used"]
+class _SplitFile(_File):
+    """Two kernels: parts of the keys for all queries of a group of heads, then the merge."""
+
+    def emitted(self) -> Emitted:
+        """The file."""
+        split = Split(self.program, self.schedule, self.target, self.entry)
+        body, stage, stored, step, parameters = split.split_kernel()
+        merge = Merge(self.program, self.schedule, self.target, self.entry)
+        merge_body, merge_parameters = merge.merge_kernel(step, stored)
+        name, merge_name = f"{self.entry}_split", f"{self.entry}_merge"
+        kernels = [
+            self._kernel(name, "One part of the keys for the queries of one group of heads.", body, split.parameters,
+                         parameters),
+            self._kernel(merge_name, "One query of one head: merges its parts and finishes the row.", merge_body,
+                         merge.parameters, merge_parameters),
+        ]  # fmt: skip
+        table = split.parameters.table
+        source = self._render(
+            split, split.printer.helpers | merge.printer.helpers, [stage], kernels,
+            self._host(split, merge, stored, (name, parameters), (merge_name, merge_parameters)),
+            any(table[p].descriptor for p in parameters),
+        )  # fmt: skip
+        devices = (
+            self._device(name, split.parameters, parameters, self.schedule.warps, self.schedule.stages),
+            self._device(merge_name, merge.parameters, merge_parameters, 4, 2),
+        )
+        return Emitted(source, self.entry, tuple(self._arguments()), self._outputs(), devices)
+
+    def _host(self, split: Split, merge: Merge, stored: list[Stored], first: tuple[str, list[str]],
+              second: tuple[str, list[str]]) -> list[str]:  # fmt: skip
+        sizes, block = split.sizes, self.schedule.block_q
+        heads = "kv_heads" if sizes.groups else sizes.heads
+        groups = " * ".join(x for x in (sizes.batch, heads) if x != "1") or "1"
+        rows = " * ".join(x for x in (sizes.batch, sizes.heads, sizes.q_len) if x != "1") or "1"
+        per_group = f"{sizes.q_len} * ({sizes.heads} // {heads})" if sizes.groups else sizes.q_len
+        lines = [
+            *sizes.lines, *merge.outputs.allocations(),
+            f"rows = {rows}",
+            f"places = {groups} * triton.cdiv({per_group}, {block})",
+            f"splits = max(1, min(triton.cdiv({sizes.kv_len}, {LEAST_PART}), "
+            f"{self.target.multiprocessors * PROGRAMS_PER_SM} // places))",
+        ]  # fmt: skip
+        for s in stored:
+            shape = f"(rows, splits, {s.block})" if s.block else "(rows, splits)"
+            query = merge.outputs.query.name
+            lines.append(f"{s.name}_parts = torch.empty({shape}, dtype={TORCH_PARTS[s.dtype]}, device={query}.device)")
+        options = self._options(self.schedule.warps, self.schedule.stages)
+        lines += self._launch(first[0], "(splits, places)", split.parameters, first[1], options)
+        lines += self._launch(second[0], "(rows,)", merge.parameters, second[1], ["num_warps=4", "num_stages=2"])
+        return [*lines, _returned(merge.outputs)]
+
+
+def _returned(outputs: Outputs) -> str:
+    names = ", ".join(r.name for r in outputs.results)
+    return f"return ({names},)" if len(outputs.results) == 1 else f"return {names}"
+
+
+def _decorator(free: list[str]) -> str:
+    if not free:
+        return "@triton.jit"
+    head = "@triton.jit(do_not_specialize="
+    return call(head, [f'"{p}"' for p in free], "", 0).replace("=(", "=[", 1)[:-1] + "])"
+
+
+def _lines(text: str) -> list[str]:
+    return text.split("\n    ")

@@ -137,7 +137,8 @@ class Finish:
             return [self.binder.printer.text(e)]
         self.binder.note_rows(e)
         self._numbers(e)
-        return self.binder.chunk_texts(e, {k: v for k, v in self._moments.items() if k.feature is not None})
+        inside = {x: self._moments[x] for x in walk(e) if x.feature is not None and x in self._moments}
+        return self.binder.chunk_texts(e, inside)
 
     def _numbers(self, e: Expr) -> None:
         """Name the numbers a row-valued result uses twice."""

@@ -16,8 +16,8 @@ from attngen.backend.triton.outputs import Outputs
 from attngen.backend.triton.printer import Printer
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE, Frame
 from attngen.backend.triton.step import TILE_SHAPE, Step, build_step
-from attngen.backend.triton.tensors import Parameters, Sizes, Streams, group_lines, sizes
-from attngen.backend.triton.text import call, prune, used
+from attngen.backend.triton.tensors import Form, Parameters, Sizes, Streams, group_lines, sizes
+from attngen.backend.triton.text import call, prune, used, without_flag
 from attngen.backend.templates import render
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
@@ -43,6 +43,7 @@ class Stage:
     finish: list[str]
     any_kept: str
     any_kept_function: str
+    flagged: bool = True
 
     @property
     def state(self) -> str:
@@ -51,7 +52,7 @@ class Stage:
 
     def call(self, partial: bool, indent: int) -> str:
         """The call of the step."""
-        arguments = [*self.parameters, str(partial)]
+        arguments = [*self.parameters, str(partial)] if self.flagged else self.parameters
         wide = indent + len(self.state) + 3
         return call(self.name, arguments, "", wide)
 
@@ -59,19 +60,21 @@ class Stage:
 class Forward:
     """Builds the pieces of one forward file."""
 
-    def __init__(self, program: Program, schedule: Schedule, target: Target, entry: str) -> None:
+    rows = "queries"
+
+    def __init__(self, program: Program, schedule: Schedule, target: Target, entry: str,
+                 frame: Frame | None = None) -> None:  # fmt: skip
         self.program, self.schedule, self.target, self.entry = program, schedule, target, entry
         self.attention: Attention = program.attention
         self.plan, self.mask_plan = program.online, program.mask
         self.names, self.parameters = Names(), Parameters()
-        self.frame = Frame()
+        self.frame = frame or Frame()
         self.sizes: Sizes = sizes(self.attention)
         self.layout = layout(self.attention, self.plan)
-        self.descriptors = schedule.loads == "descriptor"
+        self.form = Form(schedule.block_q, schedule.block_k, schedule.loads == "descriptor", self.rows)
         for t in self.attention.tensors:
             self.names.take(f"{t.name}_ptr")
-        self.streams = Streams(self.attention, self.layout, self.sizes, self.names, self.parameters,
-                               schedule.block_q, schedule.block_k, self.descriptors)  # fmt: skip
+        self.streams = Streams(self.attention, self.layout, self.sizes, self.names, self.parameters, self.form)
         self.inputs = Inputs(self.attention, self.parameters, self.names, self.sizes)
         self.printer = Printer(self.frame, self.inputs.load)
         self.binder = Binder(self.printer, self.names, self.layout, self.attention.names, self.streams.tiles,
@@ -147,6 +150,11 @@ class Forward:
         """Whether empty tiles are found at run time: a condition on the keys has no bound."""
         return any(_varies(f) for f in self.mask_plan.forward.leftovers)
 
+    @property
+    def has_full_tiles(self) -> bool:
+        """Whether some loop runs over tiles that need no mask."""
+        return any(not loop.partial for loop in self.loops().loops)
+
     # --- pieces -----------------------------------------------------------------------------------
     def stage(self, number: int, finish: Finish) -> Stage:
         """Step function, state and closing lines of one pass."""
@@ -156,8 +164,12 @@ class Forward:
         outer = dict(self.printer.bound)
         half = "f16" if any(t.dtype is Dtype.F16 for t in self.attention.tensors) else ""
         step = build_step(self.binder, self.plan, number, self._mask(), self.tail, ANCHOR, half)
+        self.last_step = step
         name = f"{self.entry}_step" + (f"_{number}" if self.plan.stages > 1 else "")
-        body = prune(self._body(step))
+        body = self._body(step)
+        flagged = self.has_full_tiles and bool(step.keep)
+        body = prune(body if flagged else without_flag(body, "PARTIAL"))
+        flagged = flagged and "PARTIAL" in body
         self._forget_inner(outer)
         parameters = used([*step.state, *self._scope()], body)
         finish_start = len(self.binder.sections[ROW])
@@ -165,7 +177,7 @@ class Forward:
         lines = self.binder.sections[ROW][finish_start:]
         del self.binder.sections[ROW][finish_start:]
         any_kept, function = self._any_kept(name, step) if self.skip else ("", "")
-        return Stage(name, body, parameters, step.state, self._inits(step), lines, any_kept, function)
+        return Stage(name, body, parameters, step.state, self._inits(step), lines, any_kept, function, flagged)
 
     def _mask(self) -> Expr | str | None:
         """What a partial tile tests: row limits as text, or the formula."""
@@ -185,7 +197,7 @@ class Forward:
         rows = [line.split(" = ")[0] for s in (SCALAR, ROW) for line in self.binder.sections[s]]
         lines = [*self.streams.base_lines, *self.inputs.base_lines, *self.runs.lines, *self.limit_lines]
         bases = [line.split(" = ")[0] for line in lines]
-        indices = ["b", "h", *self.sizes.groups.values(), "n", "row0", "anchor", "q_idx", "q_pos", "inside"]
+        indices = ["b", "h", "h_kv", *self.sizes.groups.values(), "n", "row0", "anchor", "q_idx", "q_pos", "inside"]
         indices += ["q_start", "kv_start", "q_len", "kv_len"]
         return [*tiles, *rows, *self.parameters.table, *bases, *indices]
 
@@ -222,7 +234,8 @@ class Forward:
         q, out = self.schedule.block_q, []
         for a in step.accumulators:
             for i, name in enumerate(a.names):
-                shape = f"[{q}, {a.chunks[i].block}]" if a.chunks else f"[{q}]"
+                wide = [q, a.chunks[i].block][:: -1 if self.frame.keys_first else 1] if a.chunks else [q]
+                shape = f"[{', '.join(map(str, wide))}]"
                 out.append((name, f"tl.zeros({shape}, tl.float32)"))
         for c in step.classes:
             if c.fixed is None:
@@ -234,7 +247,7 @@ class Forward:
                 out.append((t.value, f'tl.full([{q}], float("-inf"), tl.float32)'))
                 out.append((t.position, f"tl.full([{q}], -1, tl.int32)"))
             else:  # the key of (-inf, no index), below every key of an element
-                out.append((t.value, f"tl.full([{q}, {t.slots}], -9187343239835811840, tl.int64)"))
+                out.append((t.value, f"tl.full([{q}, {t.slots}], -9187343244130779136, tl.int64)"))
                 self.printer.helpers.add("pack_top")
         return out
 
@@ -253,7 +266,7 @@ class Forward:
         """The mask of a partial tile by row limits, if the plan gives them."""
         if self.plan.mask is None:
             return None
-        printer = IndexPrinter({**self._variables(), "q": "q_idx"}, self.inputs.address, self.inputs.row_element,
+        printer = IndexPrinter({**self._variables(), "q": "q_idx", "q_pos": "q_pos"}, self.inputs.address, self.inputs.row_element,
                                lambda _: None, self.runs.vector, self.printer.helpers)  # fmt: skip
         return row_keep(self.mask_plan, printer, self.frame, self.names, self.limit_lines)
 
@@ -278,8 +291,7 @@ class Forward:
         body = render(
             "triton/kernel_body.py.j2",
             block_q=self.schedule.block_q, block_k=self.schedule.block_k, stages_of_loop=self.schedule.stages,
-            tile_count=f"tl.cdiv(q_len, {self.schedule.block_q})" if not self._packed() else "slots",
-            packed=self._packed(), head_lines=heads, position_lines=self._position_lines(),
+            single=self.programs == "1", packed=self._packed(), head_lines=heads, position_lines=self._position_lines(),
             base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
             query_tiles=[self.streams.views[name] for name in early],
             late_tiles=[self.streams.views[name] for name in late],
@@ -288,7 +300,20 @@ class Forward:
             skip=self.skip, store_lines=closing,
         ).rstrip("\n")  # fmt: skip
         body = prune(body)
-        return body, stages, used(self.parameters.table, body)
+        return body, stages, self.ordered(body)
+
+    def ordered(self, body: str) -> list[str]:
+        """Parameters the body uses: tensors, results, strides, then sizes and scalars."""
+        results = {f"{r.name}_ptr" for r in self.outputs.results}
+
+        def rank(name: str) -> int:
+            if name in results or name.endswith("_parts"):
+                return 1
+            if self.parameters.table[name].type.startswith(("*", "tensordesc")):
+                return 0
+            return 2 if "_stride_" in name or "_size_" in name else 3
+
+        return sorted(used(self.parameters.table, body), key=rank)
 
     def _packed(self) -> dict[str, str] | None:
         q = next((t.packed for t in self.attention.tensors if t.role == "query" and t.packed), None)
@@ -302,10 +327,17 @@ class Forward:
 
     def _lengths(self) -> None:
         p, s = self.parameters, self.sizes
-        for name, host in (("q_len", s.q_len), ("kv_len", s.kv_len), ("heads", s.heads), ("batch", s.batch)):
+        lengths = [] if self.packed else [("q_len", s.q_len), ("kv_len", s.kv_len)]
+        for name, host in (*lengths, ("heads", s.heads), ("batch", s.batch)):
             p.add(name, "i32", host)
         p.add("heads_in_l2", "i32", "heads_in_l2")
         p.add("slots", "i32", "tiles")
+
+    @property
+    def programs(self) -> str:
+        """Host expression of the number of (batch, head) pairs; of heads when sequences are packed."""
+        factors = [self.sizes.heads] if self.packed else [self.sizes.batch, self.sizes.heads]
+        return " * ".join(x for x in factors if x != "1") or "1"
 
     def _position_lines(self) -> list[str]:
         lines = []
@@ -342,7 +374,7 @@ class StepView:
     @property
     def classes(self) -> list[dict[str, object]]:
         """Classes for the macro `weights`."""
-        out = []
+        out: list[dict[str, object]] = []
         many = len(self.step.classes) > 1
         for c in self.step.classes:
             suffix = f"_{c.p}" if many else ""

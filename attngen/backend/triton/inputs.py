@@ -28,6 +28,9 @@ class Inputs:
         self.attention, self.parameters, self.names, self.sizes = attention, parameters, names, sizes
         self.base_lines: list[str] = []
         self._bases: dict[tuple[str, str], str] = {}
+        for t in attention.tensors:
+            if t.is_scalar:  # a parameter of the kernel by its own name
+                names.take(t.name)
 
     def scalar(self, name: str) -> str:
         """The parameter of a run-time scalar."""

@@ -10,7 +10,8 @@ from attngen.ir import index as ix
 from attngen.ir import index_build as ib
 from attngen.ir.maskplan import MaskPlan
 
-Q, Q0, Q1, KV_LEN = ix.var("q"), ix.var("q0"), ix.var("q1"), ix.var("kv_len")
+Q, Q0, Q1, Q_POS = ix.var("q"), ix.var("q0"), ix.var("q1"), ix.var("q_pos")
+Q_LEN, KV_LEN = ix.var("q_len"), ix.var("kv_len")
 
 
 class Runs:
@@ -84,22 +85,30 @@ def row_keep(plan: MaskPlan, printer: IndexPrinter, frame: Frame, names: Names, 
     except NoScalarForm:
         return None
     lines += bound
-    return " & ".join(conditions)
+    return " & ".join(conditions) if len(conditions) > 1 else conditions[0].removeprefix("(").removesuffix(")")
 
 
 def _compare(p: ix.Poly, sign: str, wish: str, printer: IndexPrinter, frame: Frame, names: Names,
              lines: list[str]) -> str:  # fmt: skip
     column = frame.spread("kv_idx", COLUMN, TILE)
-    if "q" not in p.names:
-        return frame.spread(f"(kv_idx {sign} {printer.text(p)})", COLUMN, TILE)
-    if sign == "<" and p is Q + 1:
-        return f"({column} <= {frame.spread('q_idx', ROW, TILE)})"
+    p = _from_position(p)
+    if "q" not in p.names and "q_pos" not in p.names:
+        return f"({column} {sign} {printer.text(p)})"
+    for position, name in ((Q, "q_idx"), (Q_POS, "q_pos")):
+        if sign == "<" and p is position + 1:
+            return f"({column} <= {frame.spread(name, ROW, TILE)})"
     text = printer.text(p)
     if not text.isidentifier():
         name = names.take(wish)
         lines.append(f"{name} = {text}  # [queries]")
         text = name
     return f"({column} {sign} {frame.spread(text, ROW, TILE)})"
+
+
+def _from_position(p: ix.Poly) -> ix.Poly:
+    """The limit written with q_pos = q + kv_len - q_len where that is shorter."""
+    other = ib.substitute(p, "q", Q_POS - KV_LEN + Q_LEN)
+    return other if isinstance(other, ix.Poly) and len(str(other)) < len(str(p)) else p
 
 
 def _without(p: ix.Poly, value: ix.Poly, kind: ix.Kind) -> ix.Poly | None:

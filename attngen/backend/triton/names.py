@@ -5,18 +5,16 @@ from __future__ import annotations
 import keyword
 import re
 
+from attngen.passes.rename import RESERVED
+
 _SAFE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
-_TAKEN = frozenset(
-    "tl triton torch float int range min max abs sum len print type id math n b h lo hi".split()
-    + "row0 row1 program tiles split self TensorDescriptor acc out_ptr keep inside alpha".split()
-)
 
 
 class Names:
     """Hands out distinct identifiers, as close to the wish as possible."""
 
     def __init__(self, taken: frozenset[str] = frozenset()) -> None:
-        self._used = set(_TAKEN | taken)
+        self._used = set(RESERVED | taken)
 
     def take(self, wish: str) -> str:
         """An identifier not handed out before: the wish, the wish with a number, or `v0`, `v1`, ..."""

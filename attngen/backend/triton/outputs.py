@@ -63,38 +63,36 @@ class Outputs:
     def _size(self, role: str) -> str:
         return {"batch": self.sizes.batch, "head": self.sizes.heads, "position": self.sizes.q_len}[role]
 
-    def lines(self, finish: Finish, binder: Binder, guarded: frozenset[str] = frozenset(), empty: str = "") -> list[str]:
+    def lines(self, finish: Finish, binder: Binder) -> list[str]:
         """Kernel lines that compute and store every result."""
         out: list[str] = []
         for r in self.results:
-            texts = finish.output(r.expr)
-            out += self._store(r, texts, binder, empty if r.name in guarded else "")
+            out += self._store(r, finish.output(r.expr), binder)
         return out
 
-    def _store(self, r: Result, texts: list[str], binder: Binder, empty: str) -> list[str]:
+    def _store(self, r: Result, texts: list[str], binder: Binder) -> list[str]:
         base, row = self._offsets(r)
         lines = [f"{r.name}_head = {r.name}_ptr + {base}"] if base else []
         head = f"{r.name}_head" if base else f"{r.name}_ptr"
         if r.width is None:
-            value = self._value(texts[0], r, empty, "")
-            cells = f"{head} + {row}" if row != "q_idx" else f"{head} + q_idx"
-            return [*lines, f"tl.store({cells}, {value}, mask=inside)"]
+            return [*lines, f"tl.store({head} + {row}, {self._value(texts[0], r)}, mask=inside)"]
+        rows = row if " " not in row else f"({row})"
         for i, (text, c) in enumerate(zip(texts, self._chunks(r, texts, binder), strict=True)):
             name = binder.names.take(r.name if len(texts) == 1 else f"{r.name}_{i}")
-            columns = f"tl.arange(0, {c.block})" if c.start == 0 else f"{c.start} + tl.arange(0, {c.block})"
-            columns = f"({columns})" if " + " in columns else columns
-            mask = f"inside[:, None] & (tl.arange(0, {c.block}) < {c.width})[None, :]" if c.padded else "inside[:, None]"
-            lines.append(f"{name} = {self._value(text, r, empty, '[:, None]')}  # [queries, {r.width}]")
-            cells = f"{head} + {row if ' ' not in row else f'({row})'}[:, None] + {columns}[None, :]"
-            lines.append(f"tl.store({cells}, {name}, mask={mask})")
+            columns = f"tl.arange(0, {c.block})"
+            at = columns if c.start == 0 else f"({c.start} + {columns})"
+            mask = f"inside[:, None] & ({columns} < {c.width})[None, :]" if c.padded else "inside[:, None]"
+            lines.append(f"{name} = {self._value(text, r)}  # [queries, {r.width}]")
+            lines.append(f"{name}_cells = {head} + {rows}[:, None] + {at}[None, :]")
+            lines.append(f"tl.store({name}_cells, {name}, mask={mask})")
         return lines
 
-    def _value(self, text: str, r: Result, empty: str, spread: str) -> str:
-        if empty:
-            text = f"tl.where({empty}{spread}, 0.0, {text})"
-        if r.dtype == "torch.float32" and not empty and r.width is None:
+    def _value(self, text: str, r: Result) -> str:
+        """The text in the result's dtype; numbers per row are float32 or int64."""
+        if r.dtype == "torch.float32":
             return text
-        return text if r.dtype == "torch.float32" else f"({text}).to({r.name}_ptr.dtype.element_ty)"
+        wrapped = text if text.isidentifier() else f"({text})"
+        return f"{wrapped}.to({r.name}_ptr.dtype.element_ty)"
 
     def _chunks(self, r: Result, texts: list[str], binder: Binder) -> list[Chunk]:
         if isinstance(r.expr, Expr.__args__) and r.dtype != "torch.int64" and len(texts) > 1:

@@ -15,11 +15,14 @@ from attngen.ir.expr import (
     Const,
     Dot,
     Expr,
+    Hot,
     Index,
+    Known,
     Load,
     LogSumExp,
     MatMul,
     Outer,
+    Recomputed,
     Reduced,
     Row,
     Size,
@@ -99,7 +102,7 @@ class Printer:
                 self.helpers.add("uniform")
                 seed = self.text(e.seed)
                 return f"uniform({seed}, b, h, q_idx, kv_idx)", ATOM
-            case Row() | Dot() | Reduced():
+            case Row() | Dot() | Reduced() | Known() | Recomputed() | Hot():
                 raise unbound(e)
             case Size() | Softmax() | Sum() | LogSumExp() | Top() | State() | Outer() | MatMul():
                 raise unbound(e)
@@ -186,11 +189,7 @@ class Printer:
             return f"-{self._operand(e.b, e, UNARY)}"
         for x, y in ((e.b, e.a), (e.a, e.b)):
             if isinstance(x, Unary) and x.op == "recip" and x not in self.bound:
-                spread = self.frame.shape(x) != self.frame.shape(e)
-                below = self.frame.spread(
-                    self.text(x.x, ATOM if spread else UNARY), self.frame.shape(x), self.frame.shape(e)
-                )
-                return f"{self._operand(y, e, MUL)} / {below}"
+                return f"{self._operand(y, e, MUL)} / {self._operand(x.x, e, UNARY)}"
         # a number in front of a tile reads as in the formula: 0.125 * s
         return f"{self._operand(e.a, e, MUL)} * {self._operand(e.b, e, UNARY)}"
 

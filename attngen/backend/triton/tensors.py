@@ -16,12 +16,17 @@ POINTER = {Dtype.F16: "fp16", Dtype.BF16: "bf16", Dtype.F32: "fp32", Dtype.F64: 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One kernel parameter: its name, its Triton type, what the host passes, whether Triton may specialise on it."""
+    """One kernel parameter.
+
+    type: as Triton spells it; host: the expression the host passes; specialised: whether Triton may
+    compile a variant for its divisibility; descriptor: arguments of the TensorDescriptor, if it is one.
+    """
 
     name: str
     type: str
     host: str
     specialised: bool = False
+    descriptor: tuple[str, ...] = ()
 
 
 @dataclass
@@ -34,6 +39,10 @@ class Parameters:
         """Register a parameter and return its name."""
         self.table[name] = Parameter(name, type_, host, specialised)
         return name
+
+    def add_descriptor(self, name: str, type_: str, arguments: tuple[str, ...]) -> None:
+        """Register a tensor descriptor; the host makes it in a line of its own."""
+        self.table[name] = Parameter(name, type_, name, True, arguments)
 
 
 @dataclass(frozen=True)
@@ -113,38 +122,51 @@ class ChunkView:
     handle: str
     corner: str
     block: int
-    columns: str
+    cells: str
     mask_partial: str
     mask_full: str
 
 
 @dataclass(frozen=True)
 class TileView:
-    """A row tensor on one side, as the templates load it."""
+    """A row tensor on one side, as the templates load it; shape: for the comment."""
 
     tensor: str
-    axis: str
+    shape: str
     descriptor: bool
     packed: bool
-    base: str
-    rows: str
-    stride: str
     chunks: tuple[ChunkView, ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a kernel's rows are laid out.
+
+    block_q, block_k: of a tile; descriptors: key rows (and query rows of a tile) come by descriptor;
+    rows: "queries" of one head, "group" (queries of every head of a group) or "one" (a single row).
+    """
+
+    block_q: int
+    block_k: int
+    descriptors: bool
+    rows: str = "queries"
 
 
 class Streams:
     """Row tensors of one kernel: their parameters, tiles and base pointers."""
 
     def __init__(self, attention: Attention, layout: Layout, sizes: Sizes, names: Names, parameters: Parameters,
-                 block_q: int, block_k: int, descriptors: bool) -> None:  # fmt: skip
-        self.attention, self.layout, self.sizes = attention, layout, sizes
-        self.names, self.parameters, self.descriptors = names, parameters, descriptors
-        self.blocks = {Side.QUERY: block_q, Side.KEY: block_k}
+                 form: Form) -> None:  # fmt: skip
+        self.attention, self.layout, self.sizes, self.form = attention, layout, sizes, form
+        self.names, self.parameters = names, parameters
         self.base_lines: list[str] = []
         self.tiles: dict[tuple[str, int], str] = {}
         self.views: dict[str, TileView] = {}
         for name in layout.cuts:
-            self._add(attention.tensor(name))
+            t = attention.tensor(name)
+            if form.rows == "one" and self.side(t) is Side.KEY:
+                continue
+            self.views[name] = self._view(t)
 
     def side(self, tensor: Tensor) -> Side:
         """Query streams and inputs along the query positions are rows of the tile."""
@@ -152,68 +174,96 @@ class Streams:
             return Side.KEY
         if tensor.role == "query":
             return Side.QUERY
-        keys = {t.axes[i].name for t in side_tensors(self.attention, Side.KEY) if (i := t.axis("position")) is not None}
-        queries = {t.axes[i].name for t in side_tensors(self.attention, Side.QUERY) if (i := t.axis("position")) is not None}
         at = tensor.axis("position")
         own = tensor.axes[at].name if at is not None else ""
-        return Side.KEY if own in keys and own not in queries else Side.QUERY
+        return Side.KEY if own in self._positions(Side.KEY) - self._positions(Side.QUERY) else Side.QUERY
 
-    def _add(self, t: Tensor) -> None:
-        side, chunks = self.side(t), self.layout.cuts[t.name]
+    def _positions(self, side: Side) -> set[str]:
+        streams = side_tensors(self.attention, side)
+        return {t.axes[i].name for t in streams if (i := t.axis("position")) is not None}
+
+    def _head(self, t: Tensor) -> str:
         head = head_index(t, self.sizes)
-        first = "row0" if side is Side.QUERY else "n"
-        starts = {Side.QUERY: "q_start", Side.KEY: "kv_start"}[side] if t.packed else ""
-        row = f"{starts} + {first}" if starts else first
-        rows = ("q_idx" if side is Side.QUERY else "kv_idx") if not starts else f"({starts} + {'q_idx' if side is Side.QUERY else 'kv_idx'})"
-        batch = "0" if t.axis("batch") is None else "b"
-        position, feature = t.axis("position"), len(t.axes) - 1
-        stride = f"{t.name}.stride({position})"
-        base, stride_name = f"{t.name}_ptr", f"{t.name}_stride_s"
-        if not self.descriptors:
-            base = self._base(t, head)
-            self.parameters.add(stride_name, "i32", stride, self.layout.width(t.name) % 16 == 0)
+        return "h_kv" if head == "h" and self.form.rows == "group" and self.side(t) is Side.KEY else head
+
+    def _view(self, t: Tensor) -> TileView:
+        side = self.side(t)
+        by_descriptor = self.form.descriptors and (side is Side.KEY or self.form.rows == "queries")
+        rows = "" if by_descriptor else self._rows(t, side)
         views = []
-        length = "q_len" if side is Side.QUERY else "kv_len"
-        inside = "inside[:, None]" if side is Side.QUERY else f"(kv_idx < {length})[:, None]"
+        chunks = self.layout.cuts[t.name]
         for i, c in enumerate(chunks):
             name = self.names.take(t.name if len(chunks) == 1 else f"{t.name}_{i}")
             self.tiles[t.name, c.start] = name
-            handle = f"{name}_tiles"
-            corner = f"[{batch}, {head}, {row}, {c.start}]"
-            columns = f"tl.arange(0, {c.block})" if c.start == 0 else f"({c.start} + tl.arange(0, {c.block}))"
-            narrow = f"(tl.arange(0, {c.block}) < {c.width})[None, :]" if c.padded else ""
-            full = f", mask={narrow}, other=0.0" if narrow else ""
-            partial = f"{inside} & {narrow}" if narrow else inside
-            if self.descriptors:
-                self._descriptor(t, handle, c, side, position or 0)
-            views.append(ChunkView(name, handle, corner, c.block, columns, partial, full))
-        self.views[t.name] = TileView(
-            t.name, t.axes[feature].name, self.descriptors, bool(t.packed), base, rows, stride_name, tuple(views)
-        )  # fmt: skip
+            views.append(self._chunk(t, side, c, name, rows))
+            if by_descriptor:
+                self._descriptor(t, views[-1].handle, c, side)
+        what = "keys" if side is Side.KEY else {"queries": "queries", "group": "rows", "one": ""}[self.form.rows]
+        axis = t.axes[-1].name
+        return TileView(t.name, f"[{what}, {axis}]" if what else f"[{axis}]", by_descriptor, bool(t.packed), tuple(views))
 
-    def _base(self, t: Tensor, head: str) -> str:
+    def _chunk(self, t: Tensor, side: Side, c: Chunk, name: str, rows: str) -> ChunkView:
+        columns = f"tl.arange(0, {c.block})"
+        narrow = f"{columns} < {c.width}" if c.padded else ""
+        offset = columns if c.start == 0 else f"({c.start} + {columns})"
+        inside = "inside" if side is Side.QUERY else "(kv_idx < kv_len)"
+        first = "row0" if side is Side.QUERY else "n"
+        if t.packed:
+            first = f"{'q_start' if side is Side.QUERY else 'kv_start'} + {first}"
+        batch = "0" if t.axis("batch") is None else "b"
+        corner = f"[{batch}, {self._head(t)}, {first}, {c.start}]"
+        if self.form.rows == "one":
+            return ChunkView(name, "", "", c.block, f"{rows} + {offset}", narrow, narrow)
+        partial = f"{inside}[:, None]" + (f" & ({narrow})[None, :]" if narrow else "")
+        full = f"({narrow})[None, :]" if narrow else ""
+        return ChunkView(name, f"{name}_tiles", corner, c.block, f"{rows} + {offset}[None, :]", partial, full)
+
+    def _rows(self, t: Tensor, side: Side) -> str:
+        """Pointers to the rows of a tile, without their columns."""
         fine = self.layout.width(t.name) % 16 == 0
-        pointer = self.parameters.add(f"{t.name}_ptr", f"*{POINTER[t.dtype]}", t.name, True)
-        terms = [pointer]
-        for role, index in (("batch", "b"), ("head", head)):
+        position = t.axis("position") or 0
+        stride = self.parameters.add(f"{t.name}_stride_s", "i32", f"{t.name}.stride({position})", fine)
+        index = "q_idx" if side is Side.QUERY else "kv_idx"
+        if t.packed:
+            index = f"({'q_start' if side is Side.QUERY else 'kv_start'} + {index})"
+        moving = [f"{index}.to(tl.int64) * {stride}"]
+        heads = [("head", self._head(t))]
+        if self.form.rows == "group" and side is Side.QUERY:
+            moving += self._stride_terms(t, heads, fine)
+            heads = []
+        base = self._base(t, [("batch", "b"), *heads], fine)
+        if self.form.rows == "one":
+            return f"{base} + {moving[0]}"
+        cells = f"({' + '.join(moving)})" if len(moving) > 1 else f"({moving[0]})"
+        return f"{base} + {cells}[:, None]"
+
+    def _stride_terms(self, t: Tensor, axes: list[tuple[str, str]], fine: bool) -> list[str]:
+        terms = []
+        for role, index in axes:
             at = t.axis(role)
             if at is not None and index != "0":
                 name = self.parameters.add(f"{t.name}_stride_{role[0]}", "i32", f"{t.name}.stride({at})", fine)
                 terms.append(f"{index}.to(tl.int64) * {name}")
-        if len(terms) == 1:
+        return terms
+
+    def _base(self, t: Tensor, axes: list[tuple[str, str]], fine: bool) -> str:
+        pointer = self.parameters.add(f"{t.name}_ptr", f"*{POINTER[t.dtype]}", t.name, True)
+        terms = self._stride_terms(t, axes, fine)
+        if not terms:
             return pointer
-        self.base_lines.append(f"{t.name}_head = {' + '.join(terms)}")
+        self.base_lines.append(f"{t.name}_head = {' + '.join([pointer, *terms])}")
         return f"{t.name}_head"
 
-    def _descriptor(self, t: Tensor, handle: str, c: Chunk, side: Side, position: int) -> None:
-        length = f"{t.name}.shape[{position}]"
+    def _descriptor(self, t: Tensor, handle: str, c: Chunk, side: Side) -> None:
+        position = t.axis("position") or 0
         shape, strides = [], []
         for role in ("batch", "head"):
             at = t.axis(role)
             shape.append("1" if at is None else f"{t.name}.shape[{at}]")
             strides.append(f"{t.name}.stride({position if at is None else at})")
         width = self.layout.width(t.name)
-        block = f"[1, 1, {self.blocks[side]}, {c.block}]"
-        host = (f"TensorDescriptor({t.name}, [{', '.join(shape)}, {length}, {width}], "
-                f"[{', '.join(strides)}, {t.name}.stride({position}), 1], {block})")  # fmt: skip
-        self.parameters.add(handle, f"tensordesc<{POINTER[t.dtype]}{block}>", host, True)
+        rows = self.form.block_q if side is Side.QUERY else self.form.block_k
+        block = f"[1, 1, {rows}, {c.block}]"
+        arguments = (t.name, f"[{', '.join(shape)}, {t.name}.shape[{position}], {width}]",
+                     f"[{', '.join(strides)}, {t.name}.stride({position}), 1]", block)  # fmt: skip
+        self.parameters.add_descriptor(handle, f"tensordesc<{POINTER[t.dtype]}{block}>", arguments)

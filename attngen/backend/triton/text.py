@@ -52,6 +52,34 @@ def prune(body: str, results: Iterable[str] = ()) -> str:
         body = "\n".join(line for i, line in enumerate(lines) if i not in drop)
 
 
+def without_flag(body: str, flag: str) -> str:
+    """The body with a constexpr flag known to be true: its branches taken, its other arms gone."""
+    out: list[str] = []
+    lines = body.split("\n")
+    i = 0
+    while i < len(lines):
+        line = lines[i]
+        if line.strip().split("  #")[0] == f"if {flag}:":
+            depth = len(line) - len(line.lstrip())
+            i = _branch(lines, i + 1, depth, out)
+            continue
+        out.append(re.sub(rf" if {flag} else \w+", "", line))
+        i += 1
+    return "\n".join(out)
+
+
+def _branch(lines: list[str], i: int, depth: int, out: list[str]) -> int:
+    """Copy an if-body one level out, skip its else; returns the line after both."""
+    while i < len(lines) and len(lines[i]) - len(lines[i].lstrip()) > depth:
+        out.append(lines[i][4:])
+        i += 1
+    if i < len(lines) and lines[i] == " " * depth + "else:":
+        i += 1
+        while i < len(lines) and len(lines[i]) - len(lines[i].lstrip()) > depth:
+            i += 1
+    return i
+
+
 def _dead(tree: ast.Module, wanted: set[str]) -> list[tuple[int, int]]:
     reads: dict[str, int] = {}
     own: dict[str, int] = {}
