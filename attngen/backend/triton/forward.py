@@ -143,7 +143,7 @@ class Forward:
             return True
         length = ix.var("kv_len")
         ends = [r.hi for r in self.mask_plan.forward.row]
-        return any(e is length or length in getattr(e.term, "args", ()) for e in ends)
+        return any(_reaches(e, length) for e in ends)
 
     @property
     def skip(self) -> bool:
@@ -409,6 +409,14 @@ class StepView:
             out.append({"weight": a.weight, "weight_name": a.weight if a.plain else first, "known": known,
                         "masked": a.masked and not known, "updates": updates})  # fmt: skip
         return out
+
+
+def _reaches(end: ix.Poly, length: ix.Poly) -> bool:
+    """Whether an end of a row's keys may be the length itself: then tiles past it are not masked."""
+    term = end.term
+    if isinstance(term, ix.Pick):
+        return _reaches(term.yes, length) or _reaches(term.no, length)
+    return end is length or any(_reaches(a, length) for a in getattr(term, "args", ()))
 
 
 def _varies(f: ix.Formula) -> bool:
