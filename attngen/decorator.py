@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from types import FunctionType
 from typing import Any, overload
 
-from attngen.core.diagnostics import CallError, Diagnostic, SpecError
+from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.target import find_target
 from attngen.frontend.load import lower
 from attngen.frontend.vocabulary import BUILT_IN
@@ -121,7 +121,11 @@ def attention(function: Callable[..., Any]) -> AttentionFunction: ...
 
 @overload
 def attention(
-    *, target: str | None = None, backend: str | None = None, **params: Value
+    function: None = None,
+    *,
+    target: str | None = None,
+    backend: str | None = None,
+    **params: Value,
 ) -> Callable[[Callable[..., Any]], AttentionFunction]: ...
 
 
@@ -145,6 +149,3 @@ def attention(
         return AttentionFunction(function, target, backend, **params)
 
     return make if function is None else make(function)
-
-
-__all__ = ["AttentionFunction", "CallError", "attention"]

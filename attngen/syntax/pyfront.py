@@ -78,7 +78,9 @@ class _Reader:
         late = plain[len(plain) - len(given.defaults) :]
         pairs = [*zip(late, given.defaults, strict=True)]
         pairs += [
-            (a, d) for a, d in zip(given.kwonlyargs, given.kw_defaults, strict=True) if d is not None
+            (a, d)
+            for a, d in zip(given.kwonlyargs, given.kw_defaults, strict=True)
+            if d is not None
         ]
         return {a.arg: d for a, d in pairs}
 
@@ -148,7 +150,11 @@ class _Reader:
         note, target, value = node.annotation, node.target, node.value
         role = note.value if isinstance(note, python.Constant) else None
         base = value.value if isinstance(value, python.Subscript) else value
-        if role not in VIEWS or not isinstance(target, python.Name) or not isinstance(base, python.Name):
+        if (
+            role not in VIEWS
+            or not isinstance(target, python.Name)
+            or not isinstance(base, python.Name)
+        ):
             raise refused(
                 "E016",
                 "only views of a stream are declared in the body",

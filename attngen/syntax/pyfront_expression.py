@@ -44,8 +44,9 @@ _COMPARE: Mapping[type, str] = {
 class Expressions:
     """Reads the expressions of one function.
 
-    words: names that mean something in the language; given: parameters of a helper function and what
-    they stand for; helpers: functions defined inside; constants: Python numbers met, by spelling.
+    words: names that mean something in the language; given: parameters of a helper function and
+    what they stand for; helpers: functions defined inside; constants: Python numbers met, by
+    function and spelling.
     """
 
     text: Written
@@ -85,14 +86,8 @@ class Expressions:
                 return ast.Binary(_BINARY[type(op)], self.read(a), self.read(b), span)
             case python.UnaryOp():
                 return self._unary(node, span)
-            case python.BoolOp(op=op, values=values):
-                word = "and" if isinstance(op, python.And) else "or"
-                return _joined(word, [self.read(v) for v in values])
-            case python.Compare():
-                return self._compare(node, span)
-            case python.IfExp(test=test, body=a, orelse=b):
-                parts = (self.read(test), self.read(a), self.read(b))
-                return ast.Call(ast.Word("where", span), parts, (), span)
+            case python.BoolOp() | python.Compare() | python.IfExp():
+                return self._truth(node, span)
             case python.Call():
                 return self._call(node, span)
             case python.Subscript(value=python.Name(id=name) as base, slice=index):
@@ -114,6 +109,19 @@ class Expressions:
             "expected numbers, names, operators and functions of the language",
             "compute it outside, and use the number here",
         )
+
+    def _truth(
+        self, node: python.BoolOp | python.Compare | python.IfExp, span: Span
+    ) -> ast.Expression:
+        match node:
+            case python.BoolOp(op=op, values=values):
+                word = "and" if isinstance(op, python.And) else "or"
+                return _joined(word, [self.read(v) for v in values])
+            case python.Compare():
+                return self._compare(node, span)
+            case python.IfExp(test=test, body=a, orelse=b):
+                choice = (self.read(test), self.read(a), self.read(b))
+                return ast.Call(ast.Word("where", span), choice, (), span)
 
     def _unary(self, node: python.UnaryOp, span: Span) -> ast.Expression:
         x = self.read(node.operand)
@@ -208,7 +216,7 @@ class Expressions:
         given = dict(zip(parameters, args, strict=False)) | {w.text: e for w, e in named}
         inner = Expressions(
             helper,
-            (self.words if helper.source is self.text.source else self.words) - set(given),
+            self.words - set(given),
             {**(self.given if node.name in self.helpers else {}), **given},
             self.helpers if node.name in self.helpers else {},
             self.constants,

@@ -21,8 +21,8 @@ _ROLE = re.compile(rf"\s*({'|'.join(ROLES)})\b\s*:?")
 def declaration(text: Written, word: ast.Word, annotation: python.expr) -> ast.Tensors:
     """The declaration an annotation holds; without a role it is an input.
 
-    The type is read by the grammar of the language, in a spec made around it, and its spans are moved
-    to where they stand in the Python file.
+    The type is read by the grammar of the language, in a spec made around it, and its spans are
+    moved to where they stand in the Python file.
     """
     role, written, start = _parts(text, word, annotation)
     head = f"attention a {{ {role} x : "
