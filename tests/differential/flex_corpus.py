@@ -16,8 +16,7 @@ from torch.nn.attention.flex_attention import and_masks, noop_mask, or_masks
 
 @dataclass(frozen=True)
 class Case:
-    """bounds: "closed" if the loop bounds are closed forms, "window": closed on one side or a hull,
-    "run time" if empty tiles are skipped by a test; sizes: (batch, heads, queries, keys)."""
+    """sizes: (batch, heads, queries, keys); facts: of captured tensors by name."""
 
     score_mod: Callable[..., Any] | None = None
     mask_mod: Callable[..., Any] | None = None
