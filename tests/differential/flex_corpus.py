@@ -288,13 +288,13 @@ def relative(table, reach):
 
 def corpus() -> dict[str, Case]:
     """All cases; tensors are made anew with a fixed seed."""
-    make = torch.Generator().manual_seed(0)
+    make, device = torch.Generator("cpu").manual_seed(0), torch.get_default_device()
 
     def rand(*shape):
-        return torch.rand(*shape, generator=make)
+        return torch.rand(*shape, generator=make, device="cpu").to(device)
 
     def whole(high, *shape):
-        return torch.randint(0, high, shape, generator=make)
+        return torch.randint(0, high, shape, generator=make, device="cpu").to(device)
 
     offsets = offsets_of(9, 4, 20, 7)
     ordered = (("doc", "sorted"),)
