@@ -30,7 +30,7 @@ class Facts:
 
     @property
     def half(self) -> str:
-        """ "f16" where weights are rounded to float16, whose range is narrow."""
+        """`f16` where weights are rounded to float16, whose range is narrow."""
         tensors = self.program.attention.tensors
         return "f16" if any(t.dtype is Dtype.F16 for t in tensors) else ""
 

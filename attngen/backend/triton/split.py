@@ -1,7 +1,7 @@
 """The split form: short queries against many keys, in two kernels.
 
 The first gives every program the queries of a whole group of heads (each key is read once for
-all of them) and one part of the visited tiles; it stores the raw state of the loop. The second merges the
+all of them) and one part of the visited tiles; it stores the raw state. The second merges the
 parts by the law of the accumulators (online_form.md, section 3) and finishes the rows. Both are
 printed from the accumulator list, so any spec and any mask has them.
 """
