@@ -143,7 +143,9 @@ class Forward:
             return True
         length = ix.var("kv_len")
         ends = [r.hi for r in self.mask_plan.forward.row]
-        return any(e is length or length in getattr(e.term, "args", ()) for e in ends)
+        # a search stops at kv_len, but the equality it stands for may hold past it
+        clipped = [x for e in ends for x in ix.walk(e) if isinstance(x, ix.FirstGe | ix.Extreme)]
+        return length in ends or any(isinstance(x, ix.FirstGe) or length in x.args for x in clipped)
 
     @property
     def skip(self) -> bool:

@@ -102,7 +102,8 @@ def _several(plan: MaskPlan, outer: tuple[Range, ...], full: tuple[Range, ...], 
             "full_hi = tl.where(longer, inner_hi, full_hi)",
         ]
     loops = (Loop("lo", "full_lo", True), Loop("full_lo", "full_hi", False), Loop("full_hi", "hi", True))
-    return Loops((*lines, "# part", *pick), loops, n)
+    mark = ["# part"] if n > 1 else []  # with one range nothing stands inside a loop over parts
+    return Loops((*lines, *mark, *pick), loops, n)
 
 
 def _chain(name: str, n: int) -> str:
