@@ -69,8 +69,10 @@ class Facts:
         row = self.program.mask.forward.row
         if self.program.online.mask is None or not row:
             return True
-        length = ix.var("kv_len")
-        return any(r.hi is length or length in getattr(r.hi.term, "args", ()) for r in row)
+        length, ends = ix.var("kv_len"), [r.hi for r in row]
+        # a search stops at kv_len, but the equality it stands for may hold past it
+        clipped = [x for e in ends for x in ix.walk(e) if isinstance(x, ix.FirstGe | ix.Extreme)]
+        return length in ends or any(isinstance(x, ix.FirstGe) or length in x.args for x in clipped)
 
     @property
     def skip(self) -> bool:

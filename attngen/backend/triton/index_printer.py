@@ -92,6 +92,8 @@ class IndexPrinter:
         known = self.search(term)
         if known is not None:
             return known
+        if "q" in term.value.names:
+            raise NoScalarForm(str(term))  # one search per row of the tile
         self.helpers.add("first_ge")
         lead = tuple(self.text(i, True) for i in term.row.index[:-1])
         pointer = self.address(term.row.tensor, lead)

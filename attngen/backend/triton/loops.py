@@ -119,7 +119,8 @@ def _several(
         Loop("full_lo", "full_hi", False),
         Loop("full_hi", "hi", True),
     )
-    return Loops((*lines, "# part", *pick), loops, n)
+    mark = ["# part"] if n > 1 else []  # with one range nothing stands inside a loop over parts
+    return Loops((*lines, *mark, *pick), loops, n)
 
 
 def _chain(name: str, n: int) -> str:
