@@ -245,6 +245,10 @@ def _fold(name: str) -> Callable[..., Any]:
     return function
 
 
+def _inplace(name: str) -> Callable[..., Any]:
+    return lambda x, inplace=False: trace.apply(name, x)
+
+
 def _named(name: str) -> Callable[..., Any]:
     return functools.partial(trace.apply, name)
 
@@ -326,6 +330,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "clamp_min": lambda x, min: trace.clamp(x, min),  # noqa: A006 - torch's name
     "clamp_max": lambda x, max: trace.clamp(x, None, max),  # noqa: A006 - torch's name
     "gelu": _gelu,
+    **{n: _inplace(n) for n in ("relu", "silu")},
     "softplus": _softplus,
     "logical_and": _named("and"),
     "logical_or": _named("or"),

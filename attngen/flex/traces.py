@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from attngen.frontend.trace_spec import (
     traced_program,
 )
 from attngen.frontend.vocabulary import AXES
-from attngen.ir.expr import Expr
+from attngen.ir.expr import Expr, Side
 from attngen.ir.text import spec_text
 from attngen.runtime.checks import DTYPES
 from attngen.runtime.kernel import Kernel
@@ -187,11 +187,17 @@ class _Maker:
             if question.mask_mod is not None:
                 found = self._run(mode, question.mask_mod, b, h, q_idx, kv_idx)
                 mask = checked_mask(found, _where(question.mask_mod))
-            shapes = self.extents.shapes
+            shapes = self._shapes()
             traced = traced_program(
                 self._name(), shapes, score, mask, self.slots, question.lse
             )
         return traced, [tensor for tensor, _ in mode.derived]
+
+    def _shapes(self) -> Shapes:
+        shapes = self.extents.shapes
+        keys = any(side is Side.KEY for s in self.slots for _, side in s.rows)
+        # rows of an input along the keys are told from rows along the queries by their axis
+        return replace(shapes, one_length=False) if keys else shapes
 
     def _run(self, mode: Tracing, mod: Mod, *values: Proxy) -> Expr:
         return lift(mode.entered(mod(*values)))
