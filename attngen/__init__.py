@@ -11,8 +11,14 @@ if TYPE_CHECKING:
     from attngen.runtime.kernel import Kernel, compile
 
 __all__ = [
-    *("AttngenError", "CallError", "Kernel", "SpecError", "__version__"),
-    *("attention", "compile", "flex_attention"),
+    "AttngenError",
+    "CallError",
+    "Kernel",
+    "SpecError",
+    "__version__",
+    "attention",
+    "compile",
+    "flex_attention",
 ]
 __version__ = "0.1.0"
 

@@ -50,14 +50,27 @@ def flex_attention(
     return kernel(*arguments)
 
 
-def flex_kernel(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> Kernel:
-    """The kernel such a call of `flex_attention` uses, for `.source`, `.explain()` and so on."""
-    names = ("score_mod", "block_mask", "scale", "enable_gqa", "return_lse", "kernel_options")
-    given = {**dict(zip(names, rest, strict=False)), **options}
-    given.pop("kernel_options", None)
-    wanted = {n: given.get(n) for n in ("score_mod", "block_mask", "mask_mod", "scale")}
-    flags = (bool(given.get("enable_gqa")), bool(given.get("return_lse")))
-    return _prepared(query, key, value, *wanted.values(), *flags, given.get("facts", {}))[0]
+def flex_kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score_mod: Callable[..., Any] | None = None,
+    block_mask: Any = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    return_lse: bool = False,
+    kernel_options: Any = None,
+    *,
+    mask_mod: Callable[..., Any] | None = None,
+    facts: Mapping[str, str] = _NO_FACTS,
+) -> Kernel:
+    """The kernel that `flex_attention` uses here: `.source`, `.explain()` and so on."""
+    kernel, arguments = _prepared(
+        query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, return_lse, facts
+    )
+    if query.numel() and key.numel():
+        kernel.made(kernel.request(*arguments))
+    return kernel
 
 
 def sorted(tensor: torch.Tensor) -> torch.Tensor:  # as the fact of the language

@@ -1,4 +1,4 @@
-"""What is taken from torch's BlockMask: its mask_mod. Its tables are derived anew, in closed form."""
+"""What is taken from torch's BlockMask: its mask_mod; the tables are derived anew."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def mask_of(block_mask: Any, q_len: int, kv_len: int) -> Callable[..., Any] | No
         kind = type(block_mask).__name__
         raise _wrong(f"block_mask is a {kind}, expected a BlockMask", "pass mask_mod = ...")
     if getattr(mod, "__name__", "") == "_sliced_mask_mod_error":
-        raise _wrong("a sliced BlockMask has no mask_mod", "set its mask_mod, or pass mask_mod = ...")
+        raise _wrong(
+            "a sliced BlockMask has no mask_mod", "set its mask_mod, or pass mask_mod = ..."
+        )
     lengths = tuple(block_mask.seq_lengths)
     if lengths != (q_len, kv_len):
         message = (

@@ -14,9 +14,8 @@ from attngen.core.diagnostics import CallError, Diagnostic, SpecError
 from attngen.core.dtype import Dtype
 from attngen.flex.capture import Walk
 from attngen.flex.proxy import Proxy, Tracing
-from attngen.frontend.mistake import Mistake
 from attngen.frontend.scope import taken_words
-from attngen.frontend.trace import Slot, lift, positions
+from attngen.frontend.trace import Slot, Traced, lift, positions
 from attngen.frontend.trace_place import span_of
 from attngen.frontend.trace_spec import (
     Shapes,
@@ -108,9 +107,7 @@ class Traces:
     kernels: dict[str, Kernel] = field(default_factory=dict)
     count: int = 0
 
-    def find(
-        self, question: Question, extents: Extents
-    ) -> tuple[Kernel, list[torch.Tensor]]:
+    def find(self, question: Question, extents: Extents) -> tuple[Kernel, list[torch.Tensor]]:
         """The kernel of a call and the captured tensors to pass."""
         walk = Walk()
         mods = tuple(walk.fingerprint(m) for m in (question.score_mod, question.mask_mod))
@@ -188,9 +185,7 @@ class _Maker:
                 found = self._run(mode, question.mask_mod, b, h, q_idx, kv_idx)
                 mask = checked_mask(found, _where(question.mask_mod))
             shapes = self._shapes()
-            traced = traced_program(
-                self._name(), shapes, score, mask, self.slots, question.lse
-            )
+            traced = traced_program(self._name(), shapes, score, mask, self.slots, question.lse)
         return traced, [tensor for tensor, _ in mode.derived]
 
     def _shapes(self) -> Shapes:
@@ -199,7 +194,7 @@ class _Maker:
         # rows of an input along the keys are told from rows along the queries by their axis
         return replace(shapes, one_length=False) if keys else shapes
 
-    def _run(self, mode: Tracing, mod: Mod, *values: Proxy) -> Expr:
+    def _run(self, mode: Tracing, mod: Mod, *values: Traced) -> Expr:
         return lift(mode.entered(mod(*values)))
 
     def _name(self) -> str:
@@ -246,6 +241,3 @@ def _input(tensor: torch.Tensor) -> torch.Tensor:
     """A captured tensor as kernels read it: a dtype of the language, its last axis contiguous."""
     tensor = tensor.to(CONVERTED[tensor.dtype]) if tensor.dtype in CONVERTED else tensor
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
-
-
-__all__ = ["Extents", "Mistake", "Question", "Traces"]

@@ -8,12 +8,13 @@ Nothing here knows torch; `attngen.flex.proxy` teaches these classes its functio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from attngen.core.dtype import Dtype
 from attngen.frontend.mistake import wrong
+from attngen.frontend.trace_operators import Operators
 from attngen.frontend.trace_ops import FUNCTIONS, masked_bits, numeric
 from attngen.frontend.trace_place import place
 from attngen.ir import build
@@ -85,137 +86,23 @@ def lift(value: Any) -> Expr:
     )
 
 
-class Operators:
-    """Python's operators, each an `apply` of its name."""
+class Operated(Operators):
+    """The operators, bound to what they do."""
 
-    def __add__(self, other: Any) -> Any:
-        return apply("add", self, other)
-
-    def __radd__(self, other: Any) -> Any:
-        return apply("add", other, self)
-
-    def __sub__(self, other: Any) -> Any:
-        return apply("sub", self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return apply("sub", other, self)
-
-    def __mul__(self, other: Any) -> Any:
-        return apply("mul", self, other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return apply("mul", other, self)
-
-    def __truediv__(self, other: Any) -> Any:
-        return apply("div", self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return apply("div", other, self)
-
-    def __floordiv__(self, other: Any) -> Any:
-        return apply("floordiv", self, other)
-
-    def __rfloordiv__(self, other: Any) -> Any:
-        return apply("floordiv", other, self)
-
-    def __mod__(self, other: Any) -> Any:
-        return apply("mod", self, other)
-
-    def __rmod__(self, other: Any) -> Any:
-        return apply("mod", other, self)
-
-    def __pow__(self, other: Any) -> Any:
-        return apply("pow", self, other)
-
-    def __rpow__(self, other: Any) -> Any:
-        return apply("pow", other, self)
-
-    def __neg__(self) -> Any:
-        return apply("neg", self)
-
-    def __pos__(self) -> Any:
-        return self
-
-    def __abs__(self) -> Any:
-        return apply("abs", self)
-
-    def __lt__(self, other: Any) -> Any:
-        return apply("lt", self, other)
-
-    def __le__(self, other: Any) -> Any:
-        return apply("le", self, other)
-
-    def __gt__(self, other: Any) -> Any:
-        return apply("gt", self, other)
-
-    def __ge__(self, other: Any) -> Any:
-        return apply("ge", self, other)
-
-    def __eq__(self, other: object) -> Any:
-        return apply("eq", self, other)
-
-    def __ne__(self, other: object) -> Any:
-        return apply("ne", self, other)
-
-    __hash__ = None  # type: ignore[assignment] # `==` makes a formula, so it cannot find a key
-
-    def __and__(self, other: Any) -> Any:
-        return bitwise("and", self, other)
-
-    def __rand__(self, other: Any) -> Any:
-        return bitwise("and", self, other)
-
-    def __or__(self, other: Any) -> Any:
-        return bitwise("or", self, other)
-
-    def __ror__(self, other: Any) -> Any:
-        return bitwise("or", self, other)
-
-    def __xor__(self, other: Any) -> Any:
-        return bitwise("xor", self, other)
-
-    def __rxor__(self, other: Any) -> Any:
-        return bitwise("xor", self, other)
-
-    def __invert__(self) -> Any:
-        return invert(self)
-
-    def __lshift__(self, other: Any) -> Any:
-        return shift(self, other, 1)
-
-    def __rshift__(self, other: Any) -> Any:
-        return shift(self, other, -1)
-
-    def __bool__(self) -> bool:
-        raise wrong(
-            "E130",
-            "Python asks here whether a traced value is true, which differs between positions",
-            place(),
-            "`if`, `and`, `or`, `not`, chained comparisons and `while` need one answer",
-            "write `torch.where(c, a, b)`, and `&`, `|`, `~` between comparisons",
-        )
-
-    def __int__(self) -> int:
-        raise self._plain("int")
-
-    def __float__(self) -> float:
-        raise self._plain("float")
-
-    def __index__(self) -> int:
-        raise self._plain("int")
-
-    def _plain(self, kind: str) -> Exception:
-        return wrong(
-            "E130",
-            f"Python asks here for the value of a traced number as {kind}",
-            place(),
-            "differs between positions",
-            "use torch functions, and index captured tensors with positions",
-        )
+    def operation(self, name: str, *args: Any) -> Any:
+        """A function of traced values by its name."""
+        match name:
+            case "bits_and" | "bits_or" | "bits_xor":
+                return bitwise(name.removeprefix("bits_"), *args)
+            case "invert":
+                return invert(*args)
+            case "lshift" | "rshift":
+                return shift(args[0], args[1], 1 if name == "lshift" else -1)
+        return apply(name, *args)
 
 
 @dataclass(eq=False)
-class Traced(Operators):
+class Traced(Operated):
     """One number or truth value per position."""
 
     expression: Expr
@@ -227,7 +114,7 @@ class Traced(Operators):
 
 
 @dataclass(eq=False)
-class Vector(Operators):
+class Vector(Operated):
     """A few traced numbers side by side: a row of a captured tensor, written out."""
 
     items: tuple[Any, ...]
@@ -262,7 +149,7 @@ class Vector(Operators):
 
 
 @dataclass(eq=False)
-class Captured(Operators):
+class Captured(Operated):
     """A captured tensor, indexed along its first axes; make: builds traced values."""
 
     slot: Slot
@@ -399,7 +286,7 @@ def shift(a: Any, places: Any, direction: int) -> Any:
 
 
 def clamp(x: Any, low: Any = None, high: Any = None) -> Any:
-    """x drawn into [low, high]."""
+    """A number drawn into [low, high]."""
     x = x if low is None else apply("max", x, low)
     return x if high is None else apply("min", x, high)
 

@@ -110,7 +110,7 @@ def ceil(x: Expr) -> Expr:
 
 
 def trunc(x: Expr) -> Expr:
-    """x without its fraction."""
+    """A number without its fraction."""
     if x.kind == "int":
         return x
     return build.where(build.binary("lt", x, build.ZERO), ceil(x), floor(x))
@@ -138,7 +138,7 @@ def erf(x: Expr) -> Expr:
 
 
 def gelu(x: Expr, approximate: str = "none") -> Expr:
-    """x times the normal distribution function, or its tanh form (Hendrycks and Gimpel, 2016)."""
+    """The number times the normal distribution function, or its tanh form (Hendrycks, 2016)."""
     x = real(x)
     if approximate == "tanh":
         cube = build.mul(Const(0.044715), build.product([x, x, x]))

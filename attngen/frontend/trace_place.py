@@ -27,8 +27,8 @@ def span_of(code: CodeType, instruction: int) -> Span | None:
     if source is None or at is None or at[0] is None:
         return None
     line, last, column, stop = at
-    start = _offset(source, line, column or 0)
-    if last is None or stop is None or last < line:
+    start = _offset(source, at[0], column or 0)
+    if line is None or last is None or stop is None or last < line:
         return Span(source, start, start + 1)
     return Span(source, start, max(start + 1, _offset(source, last, stop)))
 
@@ -58,4 +58,6 @@ def _offset(source: Source, line: int, column: int) -> int:
 
 def _foreign(filename: str) -> bool:
     inside = filename.startswith(str(PACKAGE) + "/")
-    return inside or "/torch/" in filename or "\\torch\\" in filename or filename.startswith("<frozen")
+    return (
+        inside or "/torch/" in filename or "\\torch\\" in filename or filename.startswith("<frozen")
+    )

@@ -161,7 +161,9 @@ def sliding_tiles(canvas, tile, kernel, text):
             centre = q.clamp(left, n - 1 - right)
             near = near & (k >= centre - left) & (k <= centre + right)
         all_keys = kv_idx < vision + text
-        return near | (q_idx < vision) & (kv_idx >= vision) & all_keys | (q_idx >= vision) & all_keys
+        return (
+            near | (q_idx < vision) & (kv_idx >= vision) & all_keys | (q_idx >= vision) & all_keys
+        )
 
     return mod
 
@@ -247,9 +249,7 @@ def softcap(cap):
 
 
 def sandwich(table, ratio, offset):
-    return lambda score, b, h, q_idx, kv_idx: (
-        score + table[q_idx - kv_idx + offset] * ratio[h]
-    )
+    return lambda score, b, h, q_idx, kv_idx: score + table[q_idx - kv_idx + offset] * ratio[h]
 
 
 def spatial_bias(table, distance):
@@ -329,9 +329,7 @@ def corpus() -> dict[str, Case]:
         "flamingo": Case(None, flamingo(intervals, 3), (1, 2, 12, 9)),
         "jetspec_tree": Case(None, tree(9, ancestors), (1, 2, 7, 16)),
         "jetspec_training": Case(None, draft_blocks(5, 4), (1, 2, 12, 17)),
-        "vsa": Case(
-            None, chosen_tiles(whole(5, 1, 2, 5, 2), 8, torch.tensor([8, 8, 5, 8, 3]))
-        ),
+        "vsa": Case(None, chosen_tiles(whole(5, 1, 2, 5, 2), 8, torch.tensor([8, 8, 5, 8, 3]))),
         "alibi": Case(alibi(2), causal),
         "alibi_slopes": Case(alibi_slopes(rand(2)), causal),
         "tanh_softcap": Case(softcap(3)),
