@@ -115,9 +115,7 @@ def _tile_pass(p: TilePass, change: Change) -> TilePass:
 # ---- rows read back from results
 
 
-def _recovered(
-    b: BackwardPlan, plan: OnlinePlan
-) -> tuple[BackwardPlan, list[tuple[str, Known]]]:
+def _recovered(b: BackwardPlan, plan: OnlinePlan) -> tuple[BackwardPlan, list[tuple[str, Known]]]:
     in_tiles = set(walk(*_tile_code(b)))
     wanted = {e for e in walk(*_row_code(b)) if isinstance(e, Reduced)} - in_tiles
     table: dict[Expr, Expr] = {}

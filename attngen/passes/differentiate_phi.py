@@ -169,7 +169,9 @@ class Lagrangian:
             t = self.plan.tops[e.index]
             if t.stage == self.stage:
                 indices = Reduced("indices", e.index, (), e.width)
-                found.append(mul(self._hot(indices, self.constants.hide(g, f"d_{t.name}")), t.score))
+                found.append(
+                    mul(self._hot(indices, self.constants.hide(g, f"d_{t.name}")), t.score)
+                )
         return found
 
     def _hot(self, indices: Expr, values: Expr) -> Expr:

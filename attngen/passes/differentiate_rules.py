@@ -70,7 +70,6 @@ class Active:
             case _:
                 return any(self._memo[c] for c in children(e))
 
-
     def _inside(self, e: Reduced) -> list[Expr]:
         """What was reduced: tile expressions of an earlier or this stage."""
         match e.what:
