@@ -72,8 +72,9 @@ class _Backward:
         backward = BackwardPlan(
             tuple(self.outputs), (), (), tuple(self.passes), tuple(self.sums),
             tuple(self.gradients), tensors, masked_coefficients=False,
+            forward=self.plan,
         )  # fmt: skip
-        return finish(backward, self.plan)
+        return finish(backward)
 
     def _seed(self, node: Expr, g: Expr) -> None:
         seeds = self.seeds[node.level]
@@ -116,7 +117,7 @@ class _Backward:
             return
         tile = reverse(Axes.TILE, {phi: ONE}, self.active)
         row_sums = tuple(self._row_sum(e, others) for e, others in tile.products.items())
-        numbers = tuple(self._number_sum(e, g) for e, g in tile.edges.items())
+        numbers = tuple(self._number_sum(e, g) for e, g in _without_factors(tile.edges).items())
         stores = tuple(self._store(e, g) for e, g in tile.leaves.items() if isinstance(e, Load))
         definitions = tuple(self.constants.definitions[before:])
         self.passes.append(TilePass(stage, phi, definitions, row_sums, numbers, stores))
@@ -180,3 +181,12 @@ class _Backward:
         leaf = self._leaf(node)
         self.sums.append(HeadSum(leaf, level, value, "rows"))
         self._seed(node, leaf)
+
+
+def _without_factors(edges: Mapping[Expr, Expr]) -> dict[Expr, Expr]:
+    """Contributions to c * x as contributions to x."""
+    found: dict[Expr, Expr] = {}
+    for e, g in edges.items():
+        c, x = constant_factor(e)
+        found[x] = plus(found.get(x, ZERO), mul(build.const(c), g))
+    return found

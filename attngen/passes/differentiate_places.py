@@ -12,7 +12,7 @@ _BARE = (Index, Const, Size)
 
 
 def differentiable(t: Tensor) -> bool:
-    """Whether a tensor has a gradient: floats that are not `const`; views belong to their parent."""
+    """Whether a tensor has a gradient: plain floats, not `const`; a view is its parent."""
     return t.dtype in _DIFFERENTIABLE and not t.const and t.view is None
 
 

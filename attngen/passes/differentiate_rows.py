@@ -69,7 +69,7 @@ def _guarded(condition: Expr, s: Expr, row: Expr, a: Expr) -> tuple[Expr, Expr]:
 
 
 def plus(a: Expr, b: Expr) -> Expr:
-    """a + b of two adjoints: `x + x` is 2 x."""
+    """Sum of two adjoints: `x + x` is 2 x."""
     return mul(Const(2), a) if a is b else build.add(a, b)
 
 
@@ -158,5 +158,8 @@ def constant_factor(e: Expr) -> tuple[float, Expr]:
     if isinstance(e, Binary) and e.op == "add":
         x, a = constant_factor(e.a)
         y, b = constant_factor(e.b)
-        return (x, build.add(a, b)) if x == y else (1, e)
+        if x == y:
+            return x, build.add(a, b)
+        if x == -y and abs(x) != 1:
+            return y, build.add(build.neg(a), b)
     return 1, e
