@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from attngen.ir.expr import Axes, Dot, Expr, Known, Load, Reduced, Row
+from attngen.ir.online import OnlinePlan
 from attngen.ir.walk import walk
 
 Place: TypeAlias = Literal["rows", "queries", "keys", "heads"]
@@ -107,7 +108,13 @@ class TilePass:
 
     def targets(self, level: Axes) -> tuple[RowSum | NumberSum, ...]:
         """Sums whose results have that level."""
-        return tuple(t for t in (*self.rows, *self.numbers) if t.leaf.level == level)
+        rows = [t for t in self.rows if t.leaf.level == level]
+        return (*rows, *(t for t in self.numbers if t.leaf.level == level))
+
+    @property
+    def leaves(self) -> tuple[Known, ...]:
+        """What this pass sums."""
+        return (*(t.leaf for t in self.rows), *(t.leaf for t in self.numbers))
 
     def coefficients(self, *levels: Axes) -> Iterator[Expr]:
         """Tiles of numbers that the targets of those levels need; TILE stands for the stores."""
@@ -171,6 +178,7 @@ class BackwardPlan:
     tensors: inputs with a gradient, in declaration order (those never read get zeros).
     masked_coefficients: tile code has values or derivatives that may be infinite where the mask
     drops a pair; then finished coefficients are masked too, not only the weights.
+    forward: the plan that was differentiated (classes, names).
     """
 
     seeds: tuple[tuple[str, Known], ...]
@@ -181,6 +189,7 @@ class BackwardPlan:
     gradients: tuple[Gradient, ...]
     tensors: tuple[str, ...]
     masked_coefficients: bool
+    forward: OnlinePlan
 
     @property
     def products(self) -> tuple[int, int, int]:

@@ -23,7 +23,7 @@ from attngen.ir.backward import (
     TileStore,
 )
 from attngen.ir.build import ONE, ZERO, mul
-from attngen.ir.expr import Axes, Expr, Known, Load, Reduced, Row
+from attngen.ir.expr import Axes, Expr, Known, Load, Reduced, Row, Where
 from attngen.ir.online import OnlinePlan
 from attngen.passes.differentiate_finish import finish
 from attngen.passes.differentiate_phi import Constants, Lagrangian, Names
@@ -53,6 +53,7 @@ class _Backward:
         self.names = Names()
         self.constants = Constants(self.names)
         self.seeds: dict[Axes, dict[Expr, Expr]] = {Axes.QUERY: {}, Axes.KEY: {}, Axes.NONE: {}}
+        self.guarded: dict[Expr, dict[Expr, Expr]] = {}  # test for a row without keys -> seeds
         self.outputs: list[tuple[str, Known]] = []
         self.passes: list[TilePass] = []
         self.sums: list[HeadSum] = []
@@ -64,14 +65,16 @@ class _Backward:
         self._results()
         for stage in range(self.plan.stages, 0, -1):
             self._tiles(stage)
-        for level in (Axes.QUERY, Axes.KEY, Axes.NONE):
+        self._leaves(Axes.QUERY, self._rows())
+        for level in (Axes.KEY, Axes.NONE):
             self._leaves(level, reverse(level, self.seeds[level], self.active))
         tensors = tuple(t.name for t in self.attention.tensors if differentiable(t))
         backward = BackwardPlan(
             tuple(self.outputs), (), (), tuple(self.passes), tuple(self.sums),
             tuple(self.gradients), tensors, masked_coefficients=False,
+            forward=self.plan,
         )  # fmt: skip
-        return finish(backward, self.plan)
+        return finish(backward)
 
     def _seed(self, node: Expr, g: Expr) -> None:
         seeds = self.seeds[node.level]
@@ -83,22 +86,38 @@ class _Backward:
                 continue
             leaf = Known(self.names.take(f"d_{name}"), HERE | Axes.QUERY, e.feature, "float")
             self.outputs.append((name, leaf))
-            if e.level == Axes.QUERY:
+            if name in self.plan.guarded and isinstance(e, Where):
+                inside = self.guarded.setdefault(e.condition, {})
+                inside[e.b] = plus(inside.get(e.b, ZERO), leaf)
+            elif e.level == Axes.QUERY:
                 self._seed(e, leaf)
             else:
                 self._head_sum(e, Axes.QUERY, leaf)
 
+    def _rows(self) -> Adjoints:
+        """Adjoints of the rows; through a guarded result they are 0 on rows without keys.
+
+        There the slopes under the guard may be infinite, and 0 * inf is not 0.
+        """
+        found = reverse(Axes.QUERY, self.seeds[Axes.QUERY], self.active)
+        for empty, seeds in self.guarded.items():
+            inside = reverse(Axes.QUERY, seeds, self.active)
+            for into, new in ((found.leaves, inside.leaves), (found.edges, inside.edges)):
+                for e, g in new.items():
+                    into[e] = plus(into.get(e, ZERO), build.where(empty, ZERO, g))
+        return found
+
     # ---- tiles
 
     def _tiles(self, stage: int) -> None:
-        rows = reverse(Axes.QUERY, self.seeds[Axes.QUERY], self.active)
+        rows = self._rows()
         before = len(self.constants.definitions)
         phi = Lagrangian(self.plan, rows.leaves, stage, self.constants).phi()
         if is_zero(phi):
             return
         tile = reverse(Axes.TILE, {phi: ONE}, self.active)
         row_sums = tuple(self._row_sum(e, others) for e, others in tile.products.items())
-        numbers = tuple(self._number_sum(e, g) for e, g in tile.edges.items())
+        numbers = tuple(self._number_sum(e, g) for e, g in _without_factors(tile.edges).items())
         stores = tuple(self._store(e, g) for e, g in tile.leaves.items() if isinstance(e, Load))
         definitions = tuple(self.constants.definitions[before:])
         self.passes.append(TilePass(stage, phi, definitions, row_sums, numbers, stores))
@@ -162,3 +181,12 @@ class _Backward:
         leaf = self._leaf(node)
         self.sums.append(HeadSum(leaf, level, value, "rows"))
         self._seed(node, leaf)
+
+
+def _without_factors(edges: Mapping[Expr, Expr]) -> dict[Expr, Expr]:
+    """Contributions to c * x as contributions to x."""
+    found: dict[Expr, Expr] = {}
+    for e, g in edges.items():
+        c, x = constant_factor(e)
+        found[x] = plus(found.get(x, ZERO), mul(build.const(c), g))
+    return found

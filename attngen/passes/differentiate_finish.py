@@ -14,7 +14,6 @@ from attngen.ir import build
 from attngen.ir.backward import BackwardPlan, Definition, Place, TilePass
 from attngen.ir.build import mul
 from attngen.ir.expr import Axes, Binary, Expr, Known, Reduced, Unary, children
-from attngen.ir.online import OnlinePlan
 from attngen.ir.walk import substitute, walk
 from attngen.passes.differentiate_rows import constant_factor, tidy
 from attngen.passes.online_key import Keys
@@ -23,9 +22,9 @@ RESULT = Axes.BATCH | Axes.HEAD | Axes.QUERY
 _SINGULAR = ("log", "log2", "sqrt", "rsqrt", "recip", "exp", "exp2", "pow", "mod")
 
 
-def finish(backward: BackwardPlan, plan: OnlinePlan) -> BackwardPlan:
+def finish(backward: BackwardPlan) -> BackwardPlan:
     """Recover rows from results, collect like terms, drop what is unused, derive the facts."""
-    backward, results = _recovered(backward, plan)
+    backward, results = _recovered(backward)
     backward = _collected(backward)
     backward = _placed(_inlined(backward))
     used = list(walk(*expressions(backward)))
@@ -115,15 +114,13 @@ def _tile_pass(p: TilePass, change: Change) -> TilePass:
 # ---- rows read back from results
 
 
-def _recovered(
-    b: BackwardPlan, plan: OnlinePlan
-) -> tuple[BackwardPlan, list[tuple[str, Known]]]:
+def _recovered(b: BackwardPlan) -> tuple[BackwardPlan, list[tuple[str, Known]]]:
     in_tiles = set(walk(*_tile_code(b)))
     wanted = {e for e in walk(*_row_code(b)) if isinstance(e, Reduced)} - in_tiles
     table: dict[Expr, Expr] = {}
     results: list[tuple[str, Known]] = []
-    for name, e in plan.outputs:
-        if name in plan.guarded or e.feature is None:
+    for name, e in b.forward.outputs:
+        if name in b.forward.guarded or e.feature is None:
             continue
         found = _solved(build.terms(e), wanted, table)
         if found is not None:
@@ -166,7 +163,7 @@ def _inlined(b: BackwardPlan) -> BackwardPlan:
     table: dict[Expr, Expr] = {}
     for p in b.passes:
         for d in p.definitions:
-            c, rest = constant_factor(d.value)
+            _, rest = constant_factor(d.value)
             plain = isinstance(rest, Known | Reduced) or build.number(d.value) is not None
             if plain or not d.value.level:
                 table[d.leaf] = d.value
@@ -186,7 +183,7 @@ def _inlined(b: BackwardPlan) -> BackwardPlan:
 
 
 def _shared(b: BackwardPlan) -> BackwardPlan:
-    """Definitions that use the value of an earlier one read its leaf."""
+    """Row code that holds the value of a definition reads its leaf; so do later definitions."""
     table: dict[Expr, Expr] = {}
     passes = []
     for p in b.passes:
@@ -197,7 +194,12 @@ def _shared(b: BackwardPlan) -> BackwardPlan:
             if children(d.value) and d.value.level:
                 table.setdefault(d.value, d.leaf)
         passes.append(replace(p, definitions=tuple(definitions)))
-    return replace(b, passes=tuple(passes))
+
+    def change(e: Expr) -> Expr:
+        return substitute(e, table)
+
+    rows = replace(b, passes=())
+    return replace(_on_rows(rows, change, change), passes=tuple(passes))
 
 
 def _needed(d: Definition, table: dict[Expr, Expr], used: set[Expr]) -> bool:
@@ -209,7 +211,7 @@ def _needed(d: Definition, table: dict[Expr, Expr], used: set[Expr]) -> bool:
 
 def _placed(b: BackwardPlan) -> BackwardPlan:
     """Which launch finishes each gradient and each sum over rows or columns."""
-    summed = {t.leaf for p in b.passes for t in (*p.rows, *p.numbers)}
+    summed = {leaf for p in b.passes for leaf in p.leaves}
 
     def place(level: Axes, value: Expr) -> Place:
         if level == Axes.KEY:

@@ -45,11 +45,13 @@ class Constants:
         self.definitions: list[Definition] = []
         self._leaves: dict[Expr, Known] = {}
 
-    def hide(self, e: Expr, wish: str) -> Expr:
-        """`e` behind a leaf; numbers, signs and leaves stay visible."""
+    def hide(self, e: Expr, wish: str, signed: bool = False) -> Expr:
+        """`e` behind a leaf; numbers and leaves stay visible, and the sign unless `signed`."""
         c, rest = constant_factor(e)
         if build.number(e) is not None or isinstance(rest, Known):
             return e
+        if signed and c < 0:
+            c, rest = -c, _negative(rest)
         if rest not in self._leaves:
             leaf = Known(self.names.take(wish), rest.axes, rest.feature, "float")
             self._leaves[rest] = leaf
@@ -77,9 +79,14 @@ class Lagrangian:
         return build.add(phi, build.total(self._tops()))
 
     def _part(self, weights: tuple[Recomputed, ...], terms: Mapping[Expr, Expr]) -> Expr:
-        inside = build.total(mul(factor, dot) for dot, factor in terms.items())
+        found = [mul(factor, dot) for dot, factor in terms.items() if dot is not ONE]
+        found += build.terms(terms.get(ONE, ZERO))
+        c, inside = constant_factor(build.total(found))
+        if c < 0:
+            c, inside = -c, _negative(inside)
         for p in weights:  # weights are masked; a sum without weights masks its terms
             inside = mul(p, inside)
+        inside = mul(build.const(c), inside)
         return inside if weights or is_zero(inside) else build.where(KEEP, inside, ZERO)
 
     def _references(self) -> dict[int, Expr]:
@@ -109,9 +116,8 @@ class Lagrangian:
             if not isinstance(m, Reduced) or m.what != "moment":
                 continue
             if self.plan.accumulators[m.index].stage == self.stage:
-                for norm in m.norms:
-                    g = mul(self._ratio(norm), g)
-                found[m.index] = plus(found.get(m.index, ZERO), g)
+                ratio = build.product(self._ratio(norm) for norm in m.norms)
+                found[m.index] = plus(found.get(m.index, ZERO), mul(ratio, g))
         return dict(sorted(found.items()))
 
     def _payload(self, a: Accumulator, adjoint: Expr) -> None:
@@ -152,13 +158,12 @@ class Lagrangian:
         many = len(self.plan.classes) > 1
         for index, g in sorted(totals.items()):
             wish = f"delta_{self.plan.classes[index].name}" if many else "delta"
-            delta = self.constants.hide(_negative(g), wish)
+            delta = self.constants.hide(_negative(g), wish, signed=True)
             self._add((self._weight(index),), ONE, build.neg(delta))
 
     def _add(self, weights: tuple[Recomputed, ...], dot: Expr, factor: Expr) -> None:
         terms = self.parts.setdefault(weights, {})
-        old = terms.pop(ONE, None) if dot is ONE else None  # numbers stand behind the dots
-        terms[dot] = plus(old or terms.get(dot, ZERO), factor)
+        terms[dot] = plus(terms.get(dot, ZERO), factor)
 
     def _tops(self) -> list[Expr]:
         """hot(d_top) * score for each list of this stage."""
@@ -169,7 +174,8 @@ class Lagrangian:
             t = self.plan.tops[e.index]
             if t.stage == self.stage:
                 indices = Reduced("indices", e.index, (), e.width)
-                found.append(mul(self._hot(indices, self.constants.hide(g, f"d_{t.name}")), t.score))
+                values = self.constants.hide(g, f"d_{t.name}")
+                found.append(mul(self._hot(indices, values), t.score))
         return found
 
     def _hot(self, indices: Expr, values: Expr) -> Expr:

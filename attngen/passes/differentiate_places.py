@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from attngen.core.dtype import Dtype
 from attngen.ir.attention import Attention, Tensor
 from attngen.ir.backward import Map
 from attngen.ir.expr import Axes, Const, Index, Load, Row, Side, Size
 
+_DIFFERENTIABLE = (Dtype.HALF, Dtype.F16, Dtype.BF16, Dtype.F32, Dtype.F64)
 _BARE = (Index, Const, Size)
 
 
 def differentiable(t: Tensor) -> bool:
-    """Whether a tensor has a gradient: floats that are not `const`; views belong to their parent."""
-    d = t.dtype
-    still = d.is_integer or d.is_quantised or d.value == "bool"
-    return not (t.const or t.view is not None or still)
+    """Whether a tensor has a gradient: plain floats, not `const`; a view is its parent."""
+    return t.dtype in _DIFFERENTIABLE and not t.const and t.view is None
 
 
 def map_of(e: Row | Load) -> Map:

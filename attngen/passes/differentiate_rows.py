@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from attngen.ir import build
 from attngen.ir.build import ONE, ZERO, mul, number
-from attngen.ir.expr import Axes, Binary, Const, Dot, Expr, Recomputed, Where
+from attngen.ir.expr import Axes, Binary, Const, Dot, Expr, Known, Recomputed, Reduced, Row, Where
 from attngen.passes.online_key import Keys
 
 Monomials: TypeAlias = list[tuple[float, tuple[Expr, ...]]]  # constant, factors
@@ -44,12 +44,8 @@ def split_sum(e: Expr) -> list[tuple[Expr, Expr]]:
     match e:
         case Binary(op="add", a=a, b=b) if a.feature is not None and b.feature is not None:
             return split_sum(a) + split_sum(b)
-        case Where(condition=condition, a=a, b=b) if number(a) == 0 or number(b) == 0:
-            kept = b if number(a) == 0 else a
-            pairs = split_sum(kept)
-            if number(a) == 0:
-                return [(build.where(condition, ZERO, s), row) for s, row in pairs]
-            return [(build.where(condition, s, ZERO), row) for s, row in pairs]
+        case Where(condition=condition, a=a, b=b) if _is_zero(a) or _is_zero(b):
+            return [_guarded(condition, s, row, a) for s, row in split_sum(b if _is_zero(a) else a)]
         case Binary(op="mul", a=a, b=b) if a.feature is None or b.feature is None:
             scalar, row = (a, b) if b.feature is not None else (b, a)
             return [(mul(scalar, s), core) for s, core in split_sum(row)]
@@ -57,8 +53,23 @@ def split_sum(e: Expr) -> list[tuple[Expr, Expr]]:
             return [(ONE, e)]
 
 
+def _is_zero(e: Expr) -> bool:
+    return number(e) == 0
+
+
+def _guarded(condition: Expr, s: Expr, row: Expr, a: Expr) -> tuple[Expr, Expr]:
+    """where(condition, ...) of scalar * row: on the scalar, and on a row that may be infinite."""
+
+    def guard(e: Expr) -> Expr:
+        if _is_zero(a):
+            return build.where(condition, ZERO, e)
+        return build.where(condition, e, ZERO)
+
+    return guard(s), row if isinstance(row, Known | Row | Reduced) else guard(row)
+
+
 def plus(a: Expr, b: Expr) -> Expr:
-    """a + b of two adjoints: `x + x` is 2 x."""
+    """Sum of two adjoints: `x + x` is 2 x."""
     return mul(Const(2), a) if a is b else build.add(a, b)
 
 
@@ -147,5 +158,8 @@ def constant_factor(e: Expr) -> tuple[float, Expr]:
     if isinstance(e, Binary) and e.op == "add":
         x, a = constant_factor(e.a)
         y, b = constant_factor(e.b)
-        return (x, build.add(a, b)) if x == y else (1, e)
+        if x == y:
+            return x, build.add(a, b)
+        if x == -y and abs(x) != 1:
+            return y, build.add(build.neg(a), b)
     return 1, e

@@ -37,7 +37,7 @@ LN2 = 0.6931471805599453
 
 
 class Active:
-    """Whether a gradient flows through a node: it is a float and depends on an input that wants one.
+    """Whether a gradient flows through a node: a float that depends on an input that wants one.
 
     still: names of tensors without a gradient.
     """
@@ -47,6 +47,7 @@ class Active:
         self._memo: dict[Expr, bool] = {}
 
     def __call__(self, e: Expr) -> bool:
+        """Whether a gradient flows through `e`."""
         for node in walk(e) if e not in self._memo else ():
             self._memo[node] = node.kind == "float" and self._flows(node)
         return self._memo[e]
@@ -69,7 +70,6 @@ class Active:
                 return self._memo[a] or self._memo[b]
             case _:
                 return any(self._memo[c] for c in children(e))
-
 
     def _inside(self, e: Reduced) -> list[Expr]:
         """What was reduced: tile expressions of an earlier or this stage."""
