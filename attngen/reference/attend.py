@@ -31,6 +31,12 @@ from attngen.reference.evaluator import Evaluator
 from attngen.reference.sizes import Sizes
 from attngen.reference.streams import Streams
 
+SCALE = 1.3716
+"""A kernel rounds weights before they are normalised: against a running maximum, a later or an
+earlier one, or none at all. So a weight of exactly 1 (a row with one key) is no exception to
+rounding, and weights are rounded at a scale that leaves no short number exact: at 1.0 the error is
+0.25% in bfloat16 and 0.034% in float16, two thirds of the largest possible."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -197,7 +203,8 @@ class Tile(Evaluator):
             return self._sum_columns(weight, row)
         kept = torch.where(self.keep, weight, torch.zeros_like(weight))
         if self.product is not None:
-            kept, row = (x.to(self.product).to(self.compute) for x in (kept, row))
+            kept = (kept * SCALE).to(self.product).to(self.compute) / SCALE
+            row = row.to(self.product).to(self.compute)
         return (kept @ row).unsqueeze(1)
 
     def _sum_columns(self, weight: Tensor, row: Tensor) -> Tensor:

@@ -42,10 +42,12 @@ class Runs:
         tensor = term.row.tensor
         if kind == "run_start":
             one, many = self.names.take(f"{tensor}_start"), self.names.take(f"{tensor}_starts")
-            self.lines.append(f"{one} = first_ge({row}, tl.load({row} + row0), row0 + 1)  # of the first query's run")
+            self.lines.append(
+                f"{one} = first_ge({row}, tl.load({row} + row0), row0 + 1)  # of the first query"
+            )
         else:
             one, many = self.names.take(f"{tensor}_end"), self.names.take(f"{tensor}_ends")
-            self.lines.append(f"{one} = first_ge({row}, tl.load({row} + row1 - 1) + 1, kv_len)  # of the last query's run")
+            self.lines.append(f"{one} = first_ge({row}, tl.load({row} + row1 - 1) + 1, kv_len)")
         self.lines.append(f"{many} = {kind}s({row}, q_idx, inside, {one})  # [queries]")
         self._known[key] = one, many
         return one, many
@@ -67,8 +69,10 @@ class Runs:
         return self._find(term)[1]
 
 
-def row_keep(plan: MaskPlan, printer: IndexPrinter, frame: Frame, names: Names, lines: list[str]) -> str | None:
-    """`keep` from the limits of one row, whose vectors are bound in `lines`; None where a formula is needed.
+def row_keep(
+    plan: MaskPlan, printer: IndexPrinter, frame: Frame, names: Names, lines: list[str]
+) -> str | None:
+    """`keep` from the limits of one row, bound in `lines`; None where a formula is needed.
 
     printer: with `q` as the vector of queries.
     """
@@ -85,11 +89,22 @@ def row_keep(plan: MaskPlan, printer: IndexPrinter, frame: Frame, names: Names, 
     except NoScalarForm:
         return None
     lines += bound
-    return " & ".join(conditions) if len(conditions) > 1 else conditions[0].removeprefix("(").removesuffix(")")
+    return (
+        " & ".join(conditions)
+        if len(conditions) > 1
+        else conditions[0].removeprefix("(").removesuffix(")")
+    )
 
 
-def _compare(p: ix.Poly, sign: str, wish: str, printer: IndexPrinter, frame: Frame, names: Names,
-             lines: list[str]) -> str:  # fmt: skip
+def _compare(
+    p: ix.Poly,
+    sign: str,
+    wish: str,
+    printer: IndexPrinter,
+    frame: Frame,
+    names: Names,
+    lines: list[str],
+) -> str:
     column = frame.spread("kv_idx", COLUMN, TILE)
     p = _from_position(p)
     if "q" not in p.names and "q_pos" not in p.names:

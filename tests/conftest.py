@@ -1,0 +1,23 @@
+"""One thread for torch (pytest-xdist has the others), a steady hypothesis, GPU tests without a GPU."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from attngen.runtime.settings import gpu_present
+
+torch.set_num_threads(1)
+settings.register_profile("attngen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("attngen")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` are skipped without a GPU, those of the interpreter with one."""
+    if gpu_present():
+        reason = "CUDA tensors are there: Triton is not interpreting"
+        wrong = [i for i in items if i.get_closest_marker("interpreter")]
+    else:
+        reason = "needs a GPU"
+        wrong = [i for i in items if i.get_closest_marker("gpu") or i.get_closest_marker("sm90")]
+    for item in wrong:
+        item.add_marker(pytest.mark.skip(reason=reason))
