@@ -1,4 +1,4 @@
-"""Calls of `flex_attention`: what is traced again, what is refused, and FlexAttention's failures."""
+"""Calls of `flex_attention`: what is traced again, what is refused, known failures."""
 
 import functools
 import math
@@ -224,6 +224,17 @@ def test_strided_and_narrow_captures():
     table = torch.randn(40, 2).t()
     small = torch.randint(0, 3, (40,), dtype=torch.uint8)
     agrees(Case(lambda s, b, h, q, kv: s + table[h, kv] + small[q] * small[kv]))
+
+
+def test_return_aux():
+    x = torch.randn(1, 2, 20, 16)
+    out, aux = attngen.flex_attention(x, x, x, return_aux=theirs.AuxRequest(lse=True))
+    expected, lse = eager(x, x, x, Case(sizes=(1, 2, 20, 20)))
+    torch.testing.assert_close(out, expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(aux.lse, lse, atol=2e-5, rtol=1e-4)
+    assert aux.max_scores is None
+    most = theirs.AuxRequest(max_scores=True)
+    refused("E521", lambda: attngen.flex_attention(x, x, x, return_aux=most))
 
 
 def test_other_ranks_are_refused():

@@ -1,6 +1,6 @@
 """Runs one bad Python file and renders what attngen says.
 
-A file binds `spec`, a function with `@attention`, or `score_mod` or `mask_mod` for `flex_attention`.
+A file binds `spec`, a function with `@attention`, or `score_mod` or `mask_mod` of a call.
 """
 
 from __future__ import annotations
