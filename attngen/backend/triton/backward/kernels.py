@@ -49,6 +49,7 @@ class TileKernel(Context):
         if self.owner is KEYS:
             self.printer.bound[ANCHOR] = "col0"
         self.stores = Stores(self)
+        self._coefficients: dict[Expr, str] = {}
 
     # --- the step ---------------------------------------------------------------------------------
     def build_step(self, name: str) -> Stage:
@@ -116,19 +117,23 @@ class TileKernel(Context):
 
     def coefficient(self, e: Expr, wish: str) -> str:
         """The name of a tile of numbers, masked where its factors do not see to that."""
+        if e in self._coefficients:
+            return self._coefficients[e]
         self.binder.place(e)
-        bound = self.printer.bound.get(e)
-        if bound is not None:
-            return bound
+        masked = self.binder.has_keep and (
+            e in self.backward.masked or self.backward.plan.masked_coefficients
+        )
+        if e in self.printer.bound and not masked:
+            return self.printer.bound[e]
         shape = self.frame.shape(e)
         text = self.printer.spread(e, TILE)
         if shape != TILE:
             text = f"{text} + {self.frame.spread('q_idx', ROW, TILE)} * 0.0"
         name = self.names.take(wish)
         self.binder.sections[TILE].append(f"{name} = {text}")
-        if self.binder.has_keep and (e in self.backward.masked or self.backward.plan.masked_coefficients):
+        if masked:
             self.binder.sections[TILE] += ["if PARTIAL:", f"    {name} = tl.where(keep, {name}, 0.0)"]
-        self.printer.bound[e] = name
+        self._coefficients[e] = name
         return name
 
     def _row_sum(self, t: RowSum) -> Sum:
@@ -275,7 +280,9 @@ class KeysKernel(TileKernel):
         stores = self.stores.epilogue("keys")
         closing = [line for s in (SCALAR, COLUMN) for line in self.binder.sections[s][marks[s] :]]
         bases = [*self.streams.base_lines, *self.inputs.base_lines]
-        of_head = [line for line in bases if grouped and "h" in words(line.split(" = ", 1)[1])]
+        of_head: list[str] = []
+        if grouped:
+            bases, fixed, bound_lines, of_head = _per_head(bases, fixed, bound_lines)
         body = render(
             "triton/backward_keys.py.j2",
             block_q=self.schedule.block_q,
@@ -285,7 +292,7 @@ class KeysKernel(TileKernel):
             head="h_kv" if grouped else "h",
             head_count="kv_heads" if grouped else "heads",
             grouped=grouped,
-            base_lines=[line for line in bases if line not in of_head],
+            base_lines=bases,
             head_lines=of_head,
             tiles_fixed=[self.streams.views[t] for t in dict.fromkeys([*early, *self._tiles(moving=False)])],
             fixed=fixed,
@@ -322,6 +329,27 @@ class KeysKernel(TileKernel):
         """Host expression: (batch, key head) pairs, or key heads for packed sequences."""
         factors = [self.key_heads] if self.facts.packed else [self.sizes.batch, self.key_heads]
         return " * ".join(x for x in factors if x != "1") or "1"
+
+
+def _per_head(*groups: list[str]) -> tuple[list[str], ...]:
+    """Take out of each group the lines that depend on the head; they follow as the last group.
+
+    Bounds stay together: if one line of them depends on the head, all are computed per head.
+    """
+    moved, names = [], {"h"}
+    kept: list[list[str]] = []
+    for number, lines in enumerate(groups):
+        whole = number == len(groups) - 1 and any(names & words(line.split(" = ", 1)[-1]) for line in lines)
+        stay = []
+        for line in lines:
+            target, _, value = line.partition(" = ")
+            if whole or names & words(value):
+                moved.append(line)
+                names.add(target.strip())
+            else:
+                stay.append(line)
+        kept.append(stay)
+    return (*kept, moved)
 
 
 __all__ = ["KeysKernel", "QueriesKernel", "TileKernel", "call"]
