@@ -17,7 +17,7 @@ from attngen.schedule.schedule import Schedule
 
 BOUNDED = 138.0  # nats between a score's bounds up to which the backend keeps no running maximum
 BOUNDED_F16 = 19.0
-MULTIPLY_BASE = 40  # registers beside the operands where products are ordinary multiply-adds
+MULTIPLY_BASE = 37  # registers beside the operands where products are ordinary multiply-adds
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class Registers:
         if found.multiplies_add(schedule, target):
             products = 2 * max(found.query_width, found.accumulator_width)
             operands = products * (0.2 if target.family == "cuda" and not found.searched else 0.5)
-            return MULTIPLY_BASE + rows * schedule.block_k * (operands + found.words)
+            base = MULTIPLY_BASE + 2 * found.tiles
+            return base + rows * schedule.block_k * (operands + found.words)
         per_row = found.accumulator_width + found.words * schedule.block_k
         least = self.rows / target.warp
         queries = self.query * max(rows, least) * found.query_bytes / 4
@@ -129,7 +130,7 @@ def _words(program: Program) -> float:
     captured = sum(isinstance(e, Load) and e.level == Axes.TILE for e in nodes)
     random = sum(isinstance(e, Uniform) for e in nodes)
     weighted = sum(a.row is not None for a in plan.accumulators)
-    sorts = sum(2 if t.count == 1 else 6 for t in plan.tops)
+    sorts = sum(2 if t.count == 1 else 20 for t in plan.tops)
     moments = sum(a.row is None and not is_number(a.scalar, 1) for a in plan.accumulators)
     half = 0.5 * (max(len(plan.classes), weighted) + moments)
     return len(_dots(program)) + half + 4 * captured + 3 * random + sorts

@@ -13,8 +13,8 @@ from attngen.schedule.choose import choose
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FORWARD = (
-    "flash gemma2 alibi_documents prefix_lm sinks_gated relative_bias forgetting sigmoid differential "
-    "parallax mla varlen dropout kmeans_assign knn boruvka"
+    "flash gemma2 alibi_documents prefix_lm sinks_gated relative_bias forgetting sigmoid "
+    "differential parallax mla varlen dropout kmeans_assign knn boruvka"
 ).split()
 HALVES = {"bf16": Dtype.BF16, "f16": Dtype.F16, "f32": Dtype.F32}
 

@@ -17,7 +17,7 @@ GPUS = [t.name for t in TARGETS if t.family != "interpreter"]
 QUICK = [(e, t) for e in ("flash", "gemma2") for t in GPUS]
 QUICK += [(e, t) for e in ("parallax", "mla") for t in ("sm_90", "sm_80")]
 
-# (example, target) -> bytes a thread may spill at D 128: what no tile avoids; docs/schedules.md says why
+# (example, target) -> bytes a thread may spill at D 128; docs/schedules.md says why
 ALLOWED = {
     ("differential", "gfx1100"): 128,
     ("parallax", "gfx1100"): 128,
