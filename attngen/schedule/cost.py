@@ -130,7 +130,7 @@ def _words(program: Program) -> float:
     captured = sum(isinstance(e, Load) and e.level == Axes.TILE for e in nodes)
     random = sum(isinstance(e, Uniform) for e in nodes)
     weighted = sum(a.row is not None for a in plan.accumulators)
-    sorts = sum(2 if t.count == 1 else 20 for t in plan.tops)
+    sorts = sum(2 if t.count == 1 else 6 for t in plan.tops)
     moments = sum(a.row is None and not is_number(a.scalar, 1) for a in plan.accumulators)
     half = 0.5 * (max(len(plan.classes), weighted) + moments)
     return len(_dots(program)) + half + 4 * captured + 3 * random + sorts

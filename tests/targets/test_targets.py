@@ -25,6 +25,8 @@ ALLOWED = {
     ("relative_bias", "gfx1100"): 64,
     ("kmeans_assign", "gfx1100"): 64,
     ("mla", "gfx1100"): 2048,
+    ("knn", "gfx90a"): 64,
+    ("knn", "gfx942"): 64,
     ("varlen", "sm_100"): 16,
 }
 TOO_LARGE = {("mla", "sm_75")}  # a row of keys and one of queries exceed Turing's 64 KiB

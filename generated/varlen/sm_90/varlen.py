@@ -64,7 +64,7 @@ def varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, kv_len, end_key, h_kv, n, 
 
 @triton.jit(do_not_specialize=["group", "q_len", "kv_len", "heads", "batch", "heads_in_l2", "slots"])
 def varlen_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, kv_len, heads, batch, heads_in_l2,
-                   slots, cu_kv_ptr, cu_q_ptr):
+                   slots, cu_q_ptr, cu_kv_ptr):
     """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
     tiles = slots
     program = tl.program_id(0)
@@ -126,5 +126,5 @@ def varlen(q, k, v, cu_q, cu_kv):
                                            TensorDescriptor(k, [1, k.shape[1], k.shape[0], 128], [k.stride(0), k.stride(1), k.stride(0), 1], [1, 1, 64, 128]),
                                            TensorDescriptor(v, [1, v.shape[1], v.shape[0], 128], [v.stride(0), v.stride(1), v.stride(0), 1], [1, 1, 64, 128]),
                                            out, heads // kv_heads, q_len, kv_len, heads, batch, heads_in_l2,
-                                           tiles, cu_kv, cu_q, num_warps=4, num_stages=3)
+                                           tiles, cu_q, cu_kv, num_warps=4, num_stages=3)
     return (out,)
