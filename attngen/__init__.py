@@ -6,9 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attngen.core.diagnostics import AttngenError, CallError, SpecError
+    from attngen.decorator import attention
+    from attngen.flex import flex_attention
     from attngen.runtime.kernel import Kernel, compile
 
-__all__ = ["AttngenError", "CallError", "Kernel", "SpecError", "__version__", "compile"]
+__all__ = [
+    "AttngenError",
+    "CallError",
+    "Kernel",
+    "SpecError",
+    "__version__",
+    "attention",
+    "compile",
+    "flex_attention",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -16,7 +27,9 @@ _HOMES = {
     "CallError": "attngen.core.diagnostics",
     "SpecError": "attngen.core.diagnostics",
     "Kernel": "attngen.runtime.kernel",
+    "attention": "attngen.decorator",
     "compile": "attngen.runtime.kernel",
+    "flex_attention": "attngen.flex",
 }
 
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -90,7 +91,18 @@ class Recorder:
 
 def record_launches(module, call: Callable[[], Any]) -> list[Callable[[], Any]]:
     """The bare launches that `call` makes through the jit functions of the module."""
-    kernels = {n: f for n, f in vars(module).items() if type(f).__name__ == "JITFunction"}
+    # the host functions' own launches; steps and helpers are called by kernels and must stay as they are
+    launched = {
+        name
+        for f in vars(module).values()
+        if isinstance(f, FunctionType)
+        for name in f.__code__.co_names
+    }
+    kernels = {
+        n: f
+        for n, f in vars(module).items()
+        if n in launched and type(f).__name__ == "JITFunction"
+    }
     recorders = {name: Recorder(kernel) for name, kernel in kernels.items()}
     vars(module).update(recorders)
     try:

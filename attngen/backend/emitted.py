@@ -1,4 +1,4 @@
-"""What a backend hands to the runtime: a complete source file and what is needed to compile and call it."""
+"""What a backend hands to the runtime: a source file, and how to compile and call it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class DeviceKernel:
     """One `@triton.jit` function of the file, as `triton.compile` wants it.
 
-    signature: parameter -> type ("*bf16", "i32", "fp32", "tensordesc<bf16[1, 1, 64, 128]>", "constexpr");
+    signature: parameter -> type ("*bf16", "i32", "fp32", "tensordesc<bf16[1, 1, 64, 128]>");
     constants: value of each constexpr parameter; attributes: parameters known divisible by 16.
     """
 
@@ -27,9 +27,9 @@ class DeviceKernel:
 class Emitted:
     """A generated file.
 
-    source: complete Python text that imports only torch and triton; entry: name of its host function,
-    which takes the spec's tensors and scalars by name in declaration order, allocates and returns the
-    results as a tuple in the order of the spec, and checks nothing (the runtime has checked);
+    source: complete Python text that imports only torch and triton; entry: name of its host
+    function, which takes the spec's tensors and scalars in declaration order, allocates and returns
+    the results as a tuple in the order of the spec, and checks nothing (the runtime has checked);
     outputs: names of the results; kernels: the device functions, for ahead-of-time compilation.
     """
 

@@ -331,6 +331,54 @@ class Reduced(Node):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Known(Node):
+    """A value read under its name in a backward program; made by the differentiation pass.
+
+    A gradient (of a result, or summed by an earlier loop), a result read back, a number of the row
+    kernel; or `keep`: whether the mask keeps the pair. Nothing is differentiated through it.
+    varies: its axes; width: extent of its feature axis, or None; number: its kind.
+    """
+
+    name: str
+    varies: Axes
+    width: Extent | None
+    number: Kind
+
+    def __post_init__(self) -> None:
+        self._facts(self.varies, self.width, self.number)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Recomputed(Node):
+    """Softmax weights from a saved normaliser: exp(score - norm), in a backward program.
+
+    index: of the class; norm: `Reduced("lse", index)` or that with a sink, a constant of the tile.
+    0 where the mask drops the pair, where the score is -inf and on rows without keys.
+    """
+
+    index: int
+    score: Expr
+    norm: Expr
+
+    def __post_init__(self) -> None:
+        self._facts(self.score.axes | self.norm.axes | Axes.TILE, None, "float")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Hot(Node):
+    """values[slot] at the key indices[slot], 0 at all other keys: the gradient of a top list.
+
+    Both are rows of one width over the slots; index -1 is no key.
+    """
+
+    indices: Expr
+    values: Expr
+
+    def __post_init__(self) -> None:
+        self._facts(self.indices.axes | self.values.axes | Axes.TILE, None, "float")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class State(Node):
     """The running state of a recurrence: [rows] or [rows, columns] (second extent in `columns`)."""
 
@@ -391,6 +439,9 @@ Expr: TypeAlias = (
     | LogSumExp
     | Top
     | Reduced
+    | Known
+    | Recomputed
+    | Hot
     | State
     | Outer
     | MatMul
@@ -419,7 +470,7 @@ def matrix(e: Expr) -> tuple[Extent, Extent] | None:
 def children(e: Expr) -> tuple[Expr, ...]:
     """The arguments of a node, in the order of its fields."""
     match e:
-        case Const() | Size() | Index() | Row() | State():
+        case Const() | Size() | Index() | Row() | State() | Known():
             return ()
         case Load(index=index):
             return index
@@ -437,6 +488,10 @@ def children(e: Expr) -> tuple[Expr, ...]:
             return (score,)
         case Reduced(norms=norms):
             return norms
+        case Recomputed(score=score, norm=norm):
+            return (score, norm)
+        case Hot(indices=indices, values=values):
+            return (indices, values)
 
 
 def _feature(a: Expr, b: Expr) -> Extent | None:

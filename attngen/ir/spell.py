@@ -17,11 +17,14 @@ from attngen.ir.expr import (
     Const,
     Dot,
     Expr,
+    Hot,
     Index,
+    Known,
     Load,
     LogSumExp,
     MatMul,
     Outer,
+    Recomputed,
     Reduced,
     Row,
     Size,
@@ -85,7 +88,7 @@ class Printer:
         match e:
             case Const(value=value):
                 return _constant(value)
-            case Size(name=name) | Index(name=name) | State(name=name):
+            case Size(name=name) | Index(name=name) | State(name=name) | Known(name=name):
                 return ATOM, name
             case Row():
                 return ATOM, self.row(e)
@@ -123,6 +126,10 @@ class Printer:
                 return f"sum({self.text(x)})"
             case Top():
                 return self._top(e)
+            case Recomputed(score=score, norm=norm):  # made by passes, like the next
+                return f"exp({self.text(score)} - {self.text(norm, PRODUCT)})"
+            case Hot(indices=indices, values=values):
+                return f"hot({self._list(indices, values)})"
             case (
                 Const()
                 | Size()
@@ -134,6 +141,7 @@ class Printer:
                 | Binary()
                 | MatMul()
                 | Reduced()
+                | Known()
             ):
                 raise TypeError(f"not printed as a call: {e!r}")
             case _:

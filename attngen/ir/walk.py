@@ -12,11 +12,14 @@ from attngen.ir.expr import (
     Const,
     Dot,
     Expr,
+    Hot,
     Index,
+    Known,
     Load,
     LogSumExp,
     MatMul,
     Outer,
+    Recomputed,
     Reduced,
     Row,
     Size,
@@ -50,7 +53,7 @@ def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:
     if args == children(e):
         return e
     match e:
-        case Const() | Size() | Index() | Row() | State():
+        case Const() | Size() | Index() | Row() | State() | Known():
             return e
         case Load(tensor=tensor, element=element):
             return Load(tensor, args, element)
@@ -76,6 +79,10 @@ def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:
             return Top(args[0], count, part)
         case Reduced(what=what, index=index, width=width):
             return Reduced(what, index, args, width)
+        case Recomputed(index=number):
+            return Recomputed(number, *args)
+        case Hot():
+            return Hot(*args)
         case Outer():
             return Outer(*args)
         case MatMul():

@@ -16,7 +16,9 @@ from attngen.ir.expr import (
     Dot,
     Expr,
     Index,
+    Known,
     Load,
+    Recomputed,
     Reduced,
     Row,
     Size,
@@ -89,9 +91,18 @@ def _label(e: Expr) -> str:
             return f"cast.{dtype}"
         case Top(count=count, part=part):
             return f"top.{count}.{part}"
+        case _:
+            return _made(e)
+
+
+def _made(e: Expr) -> str:
+    """The label of a node that passes make, or of one told apart by its class alone."""
+    match e:
         case Reduced(what=what, index=index, width=width):
             return f"{what}.{index}.{width}"
-        case State(name=name):
-            return f"state.{name}"
+        case Known(name=name) | State(name=name):
+            return f"{type(e).__name__}.{name}"
+        case Recomputed(index=index):
+            return f"recomputed.{index}"
         case _:
             return type(e).__name__

@@ -14,9 +14,9 @@ from attngen.passes.specialise import specialise
 
 
 def build_program(attention: Attention, sizes: Mapping[str, int], half: Dtype) -> Program:
-    """Rename what generated files need for themselves, specialise, find the online form, analyse the mask.
+    """Rename what generated files need, specialise, find the online form, analyse the mask.
 
-    sizes: feature axes by name; half: what `half` stands for. Raises SpecError E3 for a missing size
+    sizes: feature axes by name; half: what `half` stands for. SpecError: E3 for a missing size
     and E4 for a formula without a one-pass (or staged) form.
     """
     special = specialise(rename_reserved(attention), sizes, half)

@@ -19,11 +19,14 @@ from attngen.ir.expr import (
     Dot,
     Expr,
     Extent,
+    Hot,
     Index,
+    Known,
     Load,
     LogSumExp,
     MatMul,
     Outer,
+    Recomputed,
     Reduced,
     Row,
     Size,
@@ -95,8 +98,8 @@ class Evaluator(abc.ABC):
                 return self.reduction(e)
             case State() | Outer() | MatMul():
                 return self.state(e)
-            case Reduced():
-                raise TypeError("Reduced nodes are made by a pass; the reference reads specs only")
+            case Reduced() | Known() | Recomputed() | Hot():
+                raise TypeError(f"{type(e).__name__}: made by a pass; the reference reads specs")
             case _:
                 assert_never(e)
 

@@ -27,7 +27,7 @@ DTYPES = {
 }
 HALVES = (Dtype.F16, Dtype.BF16, Dtype.F32)  # float32 where `half` stands: for exact comparisons
 SHIFTED = re.compile(r"\s*([A-Za-z]\w*)\s*([+-])\s*(\d+)\s*")
-IN_HEAD = 1 << 31  # elements a 32-bit offset reaches
+FARTHEST = 1 << 40  # bytes: strides of tensor descriptors are smaller; addresses are 64 bits wide
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Call:
     sizes: feature axes -> size (a kernel is compiled for these); lengths: all other named axes;
     half: what `half` stands for; device: "cpu", "cuda:0", ...; copies: positions of arguments whose
     feature axis is not contiguous; q_len, kv_len, heads, batch: of the streams (of packed ones the
-    number of tokens); wide: names of arguments in which a head spans 2**31 elements or more.
+    number of tokens); wide: names of arguments with a stride that no descriptor holds.
     """
 
     sizes: Mapping[str, int]
@@ -102,7 +102,7 @@ class Checker:
             heads=_extent(query, "head"),
             batch=_batch(self.attention, pairs, query),
             copies=tuple(i for i, (t, v) in enumerate(declared) if _ragged_feature(t, v)),
-            wide=tuple(t.name for t, v in pairs if _span(t, v) >= IN_HEAD),
+            wide=tuple(t.name for t, v in pairs if _farthest(t, v) >= FARTHEST),
             needs_gradient=tuple(t.name for t, v in pairs if v.requires_grad),
         )
 
@@ -279,7 +279,9 @@ def _ragged_feature(tensor: Tensor, value: Any) -> bool:
     return bool(value.ndim > 1 and value.stride(-1) != 1)
 
 
-def _span(tensor: Tensor, value: Any) -> int:
-    """Elements from the first to the last of one batch and head, as rows * stride is computed."""
-    inner = [i for i, axis in enumerate(tensor.axes) if axis.role not in ("batch", "head")]
-    return sum((value.shape[i] - 1) * value.stride(i) for i in inner if value.shape[i] > 1)
+def _farthest(tensor: Tensor, value: Any) -> int:
+    """Bytes of the longest stride; rows themselves are below 2**30 (E506), and their offsets 64-bit."""
+    if tensor.is_scalar or not tensor.axes:
+        return 0
+    steps = (value.stride(i) for i in range(value.ndim) if value.shape[i] > 1)
+    return int(value.element_size()) * max(steps, default=0)

@@ -285,15 +285,15 @@ class Kernel:
 
 
 def _require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any]) -> None:
-    """CallError E515: offsets inside one head are 32-bit numbers of elements."""
+    """CallError E515: a tensor descriptor's strides are 40-bit numbers of bytes."""
     if not call.wide:
         return
     value = next(v for t, v in zip(declared, values, strict=True) if t.name == call.wide[0])
     message = (
-        f"{call.wide[0]}: one head spans 2**31 elements or more, found {found(value)}; "
-        "expected rows * row stride below that"
+        f"{call.wide[0]}: a stride is 2**40 bytes or more, found {found(value)} with strides "
+        f"{list(value.stride())}; expected less"
     )
-    raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous(), or head-major"))
+    raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous()"))
 
 
 def _require_no_capture(name: str) -> None:

@@ -44,6 +44,15 @@ class Spec:
     attention: Attention
     options: Options
 
+    @classmethod
+    def of(cls, attention: Attention) -> Spec:
+        """A spec that was not parsed from a file: its canonical text stands for the source."""
+        from attngen.ir.text import spec_text  # noqa: PLC0415 - only for traced specs
+
+        source = Source(f"<{attention.name}>", spec_text(attention))
+        # a traced program names axes that its text alone would read as feature axes
+        return cls(source, {"traced": True}, attention, dict(attention.schedule))
+
     def program(self, request: Request) -> Program:
         """The passes' result."""
         from attngen.passes.pipeline import build_program  # noqa: PLC0415 - not needed on a hit

@@ -1,8 +1,8 @@
-"""Choosing a schedule without a GPU: rows of a table per target, the first that fits.
+"""Choosing a schedule without a GPU: the first point of the target's family that fits.
 
-Measured on an H200 (rows of sm_90) or read from the compiler's report (the others): take the largest
-tile whose program fits twice into a multiprocessor, else once with eight warps. Two programs on one
-multiprocessor are what overlaps softmax and products; see docs/schedules.md.
+A point fits if its shared memory does (counted) and its registers do (estimated, so that nothing
+spills); where a point asks for two programs on a multiprocessor, both must fit twice: two programs
+are what overlaps softmax and products. See docs/schedules.md.
 """
 
 from __future__ import annotations
@@ -12,65 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from attngen.core.diagnostics import Diagnostic, SpecError
-from attngen.core.dtype import Dtype
 from attngen.core.target import Target
+from attngen.ir.index import FirstGe
 from attngen.ir.program import Program
-from attngen.schedule.cost import Footprint, footprint
+from attngen.schedule.cost import Footprint, footprint, row_tensors
+from attngen.schedule.families import Point, family_of
 from attngen.schedule.schedule import Schedule
 
-# (most columns, block_q, block_k, warps, stages, max_registers); columns: the wider of the query rows
-# and the accumulators, counted twice for fp32
-Rows = tuple[tuple[int, int, int, int, int, int | None], ...]
-_HOPPER: Rows = (
-    (64, 128, 128, 8, 2, 128),
-    (128, 128, 64, 4, 2, None),
-    (256, 128, 64, 8, 2, None),
-    (256, 64, 64, 8, 2, None),
-    (512, 64, 32, 8, 2, None),
-    (1024, 64, 32, 8, 2, None),
-    (2048, 32, 32, 8, 1, None),
-    (4096, 16, 16, 4, 1, None),
-)
-_HOPPER_SHORT_ROWS: Rows = ((128, 64, 64, 4, 3, None),)
-_AMPERE: Rows = (
-    (64, 128, 64, 4, 3, None),
-    (128, 128, 64, 8, 3, None),
-    (256, 64, 64, 8, 2, None),
-    (512, 32, 32, 8, 2, None),
-    (1024, 32, 32, 8, 1, None),
-    (4096, 16, 16, 4, 1, None),
-)
-_SMALL: Rows = (
-    (64, 128, 64, 4, 2, None),
-    (128, 128, 32, 8, 2, None),
-    (256, 64, 32, 8, 2, None),
-    (512, 32, 32, 8, 1, None),
-    (1024, 32, 16, 8, 1, None),
-    (4096, 16, 16, 4, 1, None),
-)
-_BLACKWELL: Rows = (
-    (64, 128, 64, 4, 3, None),
-    (128, 128, 64, 4, 3, None),
-    (256, 128, 64, 8, 2, None),
-    *_HOPPER[3:],
-)
-_CDNA: Rows = (
-    (64, 128, 64, 4, 2, None),
-    (128, 128, 64, 8, 1, None),
-    (256, 128, 32, 8, 1, None),
-    (512, 32, 32, 8, 1, None),
-    (1024, 32, 16, 8, 1, None),
-    (4096, 16, 16, 4, 1, None),
-)
-_TABLES: dict[str, Rows] = {
-    "sm_90": _HOPPER,
-    "interpreter": _HOPPER,
-    "sm_80": _AMPERE,
-    "sm_100": _BLACKWELL,
-    "gfx90a": _CDNA,
-    "gfx942": _CDNA,
-    "gfx1100": _CDNA,
-}
+RESERVED = 1024  # bytes of shared memory a multiprocessor keeps for itself, per program
 FIELDS = {"block_q": int, "block_k": int, "warps": int, "stages": int, "max_registers": int,
           "loads": ("descriptor", "pointer"), "loops": ("split", "single"), "form": ("tile", "split"),
           "precision": ("tf32", "ieee")}  # fmt: skip
@@ -87,48 +36,65 @@ def choose(
 
     short: few queries against many keys (decode). Raises SpecError E3 for an unknown option or value.
     """
-    found = footprint(program)
-    chosen = _split(program, found, target) if short else _tile(program, found, target)
-    return _override(chosen, options or {})
+    found, fixed = footprint(program), options or {}
+    precision = "tf32" if fixed.get("precision") == "tf32" else "ieee"
+    start = _start(program, found, target, precision)
+    chosen = (_split if short else _tile)(program, found, target, start)
+    return _override(chosen, fixed)
 
 
-def columns(found: Footprint, program: Program) -> int:
-    """The number that picks a row: columns of the wider operand, in units of two bytes."""
-    wide = any(t.dtype is Dtype.F32 for t in program.attention.tensors if t.is_stream)
-    return max(found.query_width, found.accumulator_width) * (2 if wide else 1)
+def fits(found: Footprint, schedule: Schedule, target: Target, point: Point) -> bool:
+    """Whether a point needs no more shared memory and registers than the target has."""
+    share = target.shared_memory_sm // point.programs - RESERVED
+    room = min(target.shared_memory, share) if point.programs > 1 else target.shared_memory
+    if schedule.stages > 1 and found.multiplies_add(schedule, target):
+        return False  # operands of ordinary multiply-adds are copied to registers: nothing to stage
+    registers = family_of(target).registers.estimate(found, schedule, target)
+    return found.shared(schedule) <= room and registers <= point.registers
 
 
-def _tile(program: Program, found: Footprint, target: Target) -> Schedule:
-    wanted = columns(found, program)
-    rows = _TABLES.get(target.name, _SMALL)
-    if target.name in ("sm_90", "interpreter") and bounded_rows(program):
-        rows = _HOPPER_SHORT_ROWS + rows
-    loads = "descriptor" if target.descriptors and _aligned(program) else "pointer"
-    for most, block_q, block_k, warps, stages, registers in rows:
-        schedule = Schedule(block_q, block_k, warps, stages, loads, max_registers=registers)
-        if wanted <= most and found.shared(schedule) <= target.shared_memory:
-            return schedule
-    return Schedule(16, 16, 4, 1, loads)
+def _tile(program: Program, found: Footprint, target: Target, start: Schedule) -> Schedule:
+    short = found.bounded or _short_rows(program)
+    schedule = start
+    for point in family_of(target).points:
+        schedule = at(point, start)
+        if (short or not point.short) and fits(found, schedule, target, point):
+            break
+    return schedule  # if none fits: the smallest there is
 
 
-def _split(program: Program, found: Footprint, target: Target) -> Schedule:
+def at(point: Point, start: Schedule) -> Schedule:
+    """The schedule of a point, with the loads and the precision of another."""
+    return replace(start, block_q=point.block_q, block_k=point.block_k, warps=point.warps,
+                   stages=point.stages, max_registers=point.max_registers)  # fmt: skip
+
+
+def _start(program: Program, found: Footprint, target: Target, precision: str) -> Schedule:
+    """The smallest tile. Descriptors where they pay: not for `mma.sync` or multiply-adds."""
+    smallest = Schedule(16, 16, 4, 1, "pointer", precision=precision)
+    pays = family_of(target).descriptors and not found.multiplies_add(smallest, target)
+    return replace(smallest, loads="descriptor") if pays and _aligned(program) else smallest
+
+
+def _short_rows(program: Program) -> bool:
+    """Whether rows keep runs of equal ids (documents): few keys, in the middle of tiles."""
+    return any(isinstance(r.lo.term, FirstGe) for r in program.mask.forward.row)
+
+
+def _split(program: Program, found: Footprint, target: Target, start: Schedule) -> Schedule:
     """Keys stream through once: short tiles, three stages, all queries of a head group together."""
-    loads = "descriptor" if target.descriptors and _aligned(program) else "pointer"
-    for block_q, block_k, stages in ((16, 64, 3), (16, 64, 2), (16, 32, 2), (16, 32, 1), (16, 16, 1)):
-        schedule = Schedule(block_q, block_k, 4, stages, loads, loops="single", form="split")
+    del program
+    start = replace(start, loops="single", form="split")
+    for block_k, stages in ((64, 3), (64, 2), (32, 2), (32, 1)):
+        schedule = replace(start, block_k=block_k, stages=stages)
         if found.shared(schedule) <= target.shared_memory:
             return schedule
-    return Schedule(16, 16, 4, 1, loads, loops="single", form="split")
-
-
-def bounded_rows(program: Program) -> bool:
-    """Whether a row keeps keys of a range bounded on both sides (windows, documents): few tiles a row."""
-    return any(r.lo.constant is None for r in program.mask.forward.row)
+    return start
 
 
 def _aligned(program: Program) -> bool:
     """Whether descriptors can hold every row tensor: rows of a multiple of 16 bytes."""
-    rows = [t for t in program.attention.tensors if t.axes and t.axes[-1].role == "feature"]
+    rows = [program.attention.tensor(name) for name in sorted(row_tensors(program))]
     return all((t.axes[-1].size or 0) * t.dtype.bytes % 16 == 0 for t in rows)
 
 
@@ -140,13 +106,33 @@ def _override(schedule: Schedule, options: Mapping[str, str | int | bool]) -> Sc
             continue
         if allowed is None:
             known = ", ".join(FIELDS)
-            raise SpecError(Diagnostic("E302", f"unknown schedule option `{name}`; known: {known}", help="block_q = 128"))
+            raise SpecError(
+                Diagnostic(
+                    "E302",
+                    f"unknown schedule option `{name}`; known: {known}",
+                    help="block_q = 128",
+                )
+            )
         if allowed is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise SpecError(Diagnostic("E303", f"{name} must be a positive integer, found {value!r}", help=f"{name} = 64"))
+            raise SpecError(
+                Diagnostic(
+                    "E303",
+                    f"{name} must be a positive integer, found {value!r}",
+                    help=f"{name} = 64",
+                )
+            )
         if isinstance(allowed, tuple) and value not in allowed:
             raise SpecError(Diagnostic("E303", f"{name} must be one of {', '.join(allowed)}, found {value!r}",
                                        help=f"{name} = {allowed[0]}"))  # fmt: skip
-        if name in ("block_q", "block_k", "warps") and isinstance(value, int) and value & (value - 1):
-            raise SpecError(Diagnostic("E303", f"{name} must be a power of two, found {value}", help=f"{name} = 64"))
+        if (
+            name in ("block_q", "block_k", "warps")
+            and isinstance(value, int)
+            and value & (value - 1)
+        ):
+            raise SpecError(
+                Diagnostic(
+                    "E303", f"{name} must be a power of two, found {value}", help=f"{name} = 64"
+                )
+            )
         changes[name] = value
     return replace(schedule, **changes)

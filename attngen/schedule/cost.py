@@ -1,22 +1,32 @@
-"""What a program needs of a multiprocessor, counted from its tiles."""
+"""What a program needs of a multiprocessor: shared memory exactly, registers by an estimate."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attngen.ir.expr import Axes, Dot, Expr, Row, Side
+from attngen.core.dtype import Dtype
+from attngen.core.target import Target
+from attngen.ir.build import is_number
+from attngen.ir.expr import Axes, Dot, Expr, Load, Row, Side, Uniform
+from attngen.ir.online import OnlinePlan
 from attngen.ir.program import Program
 from attngen.ir.walk import walk
 from attngen.schedule.schedule import Schedule
 
+BOUNDED = 138.0  # nats between a score's bounds up to which the backend keeps no running maximum
+BOUNDED_F16 = 19.0
+MULTIPLY_BASE = 40  # registers beside the operands where products are ordinary multiply-adds
+
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes per query row and per key of the tiles a program holds, and its accumulators.
+    """What a program holds per query row, per key and per pair of them.
 
     query_bytes, key_bytes: of all row tensors of a side; query_width, accumulator_width: columns;
-    tiles: score-sized values alive at once.
+    tiles: products and softmax classes; words: registers alive per element of a score tile;
+    columns: vectors of one value per key that a score or a mask keeps; bounded: no class keeps a
+    running maximum; wide: the streams are float32.
     """
 
     query_bytes: int
@@ -24,11 +34,47 @@ class Footprint:
     query_width: int
     accumulator_width: int
     tiles: int
+    words: float = 1.5
+    columns: float = 0.0
+    bounded: bool = False
+    wide: bool = False
 
     def shared(self, schedule: Schedule) -> int:
         """Bytes of shared memory: the query tile once, the key tiles of every stage."""
         queries = schedule.block_q * self.query_bytes
         return queries + schedule.stages * schedule.block_k * self.key_bytes
+
+    def multiplies_add(self, schedule: Schedule, target: Target) -> bool:
+        """Whether products run on the ordinary units: no tensor cores for this type there."""
+        if target.arch == 75:
+            return True
+        exact = self.wide and schedule.precision == "ieee"
+        return exact and not (isinstance(target.arch, str) and target.arch.startswith("gfx9"))
+
+
+@dataclass(frozen=True)
+class Registers:
+    """How a family of targets spends the registers of a thread, fitted to its compiler's reports.
+
+    base: addresses and row statistics; query: share of the query tile kept in registers;
+    operand: share of a key tile that each warp holds as the operand of a product.
+    """
+
+    base: int
+    query: float = 0.0
+    operand: float = 0.0
+
+    def estimate(self, found: Footprint, schedule: Schedule, target: Target) -> float:
+        """32-bit registers a thread needs."""
+        rows = schedule.block_q / (schedule.warps * target.warp)
+        if found.multiplies_add(schedule, target):
+            products = 2 * max(found.query_width, found.accumulator_width)
+            return MULTIPLY_BASE + rows * schedule.block_k * (products / 5 + found.words)
+        per_row = found.accumulator_width + found.words * schedule.block_k
+        per_row += self.query * found.query_bytes / 4
+        held = self.operand * found.key_bytes / 4 / target.warp + found.columns / 4
+        statistics = 8 if found.bounded else 0  # no maxima and no factors
+        return self.base - statistics + rows * per_row + held * schedule.block_k
 
 
 def footprint(program: Program) -> Footprint:
@@ -38,20 +84,68 @@ def footprint(program: Program) -> Footprint:
         side = widths.setdefault(row.side, {})
         side[row.tensor] = max(side.get(row.tensor, 0), row.start + _size(row.width))
     plan = program.online
-    accumulators = sum(_padded(_size(a.row.feature)) for a in plan.accumulators if a.row is not None)
-    dots = {e for r in _tile_roots(program) for e in walk(r) if isinstance(e, Dot) and e.level == Axes.TILE}
+    payloads = [a.row for a in plan.accumulators if a.row is not None]
     bytes_of = {t.name: t.dtype.bytes for t in program.attention.tensors}
+    streams = {t.dtype for t in program.attention.tensors if t.is_stream}
     return Footprint(
         query_bytes=sum(_padded(w) * bytes_of[n] for n, w in widths[Side.QUERY].items()),
         key_bytes=sum(_padded(w) * bytes_of[n] for n, w in widths[Side.KEY].items()),
         query_width=sum(_padded(w) for w in widths[Side.QUERY].values()),
-        accumulator_width=accumulators,
-        tiles=len(dots) + len(plan.classes),
+        accumulator_width=sum(_padded(_size(row.feature)) for row in payloads),
+        tiles=len(_dots(program)) + len(plan.classes),
+        words=_words(program),
+        columns=_columns(program),
+        bounded=bool(plan.classes) and all(c.high - c.low <= _limit(streams) for c in plan.classes),
+        wide=Dtype.F32 in streams,
     )
 
 
-def _tile_roots(program: Program) -> list[Expr]:
+def row_tensors(program: Program) -> set[str]:
+    """Names of the tensors that a kernel reads by rows: what descriptors are made over."""
+    results = [e for _, e in program.online.outputs]
+    return {e.tensor for e in walk(*results) if isinstance(e, Row)} | {
+        e.tensor for e in _rows(program)
+    }
+
+
+def _limit(streams: set[Dtype]) -> float:
+    return BOUNDED_F16 if Dtype.F16 in streams else BOUNDED
+
+
+def _words(program: Program) -> float:
+    """Scores, weights (half), captured tiles with their 64-bit addresses, sort keys."""
     plan = program.online
+    nodes = set(walk(*_tile_roots(program)))
+    captured = sum(isinstance(e, Load) and e.level == Axes.TILE for e in nodes)
+    random = sum(isinstance(e, Uniform) for e in nodes)
+    weighted = sum(a.row is not None for a in plan.accumulators)
+    sorts = sum(2 if t.count == 1 else 6 for t in plan.tops)
+    moments = sum(a.row is None and not is_number(a.scalar, 1) for a in plan.accumulators)
+    half = 0.5 * (max(len(plan.classes), weighted) + moments)
+    return len(_dots(program)) + half + 4 * captured + 3 * random + sorts
+
+
+def _columns(program: Program) -> float:
+    """Captured columns; packed keys pass through registers; rows of results and two sides: half."""
+    nodes = set(walk(*_tile_roots(program)))
+    captured = sum(isinstance(e, Load) and e.level == Axes.KEY for e in nodes)
+    packed = any(t.packed for t in program.attention.tensors)
+    late = row_tensors(program) - {e.tensor for e in _rows(program)}
+    return captured + packed + 0.5 * (two_sided(program) + len(late))
+
+
+def two_sided(program: Program) -> bool:
+    """Whether a row keeps keys of a range bounded on both sides: windows, documents."""
+    return any(r.lo.constant is None for r in program.mask.forward.row)
+
+
+def _dots(program: Program) -> set[Expr]:
+    nodes = walk(*_tile_roots(program))
+    return {e for e in nodes if isinstance(e, Dot) and e.level == Axes.TILE}
+
+
+def _tile_roots(program: Program) -> list[Expr]:
+    plan: OnlinePlan = program.online
     roots = [c.score for c in plan.classes] + [a.scalar for a in plan.accumulators]
     return roots + [t.score for t in plan.tops]
 

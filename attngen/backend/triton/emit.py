@@ -6,11 +6,14 @@ from dataclasses import replace
 
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
-from attngen.backend.triton.forward import Forward, Stage
+from attngen.backend.triton.context import Context
+from attngen.backend.triton.forward import Forward
 from attngen.backend.triton.names import Names
+from attngen.backend.triton.outputs import Outputs
 from attngen.backend.triton.split import Merge, Split, Stored, can_split
 from attngen.backend.triton.tensors import Parameters
 from attngen.backend.triton.text import call
+from attngen.backend.triton.view import Stage
 from attngen.core.target import Target
 from attngen.ir.expr import Side
 from attngen.ir.program import Program
@@ -18,8 +21,8 @@ from attngen.ir.text import spec_text
 from attngen.schedule.schedule import Schedule
 
 TORCH_PARTS = {"fp32": "torch.float32", "i32": "torch.int32", "i64": "torch.int64"}
-LEAST_PART = 1024  # keys a part should have at least
-PROGRAMS_PER_SM = 4
+LEAST_PART = 512  # keys a part should have at least
+PROGRAMS_PER_SM = 2
 
 
 def emit(program: Program, schedule: Schedule, target: Target) -> Emitted:
@@ -36,18 +39,25 @@ class _File:
         self.program, self.schedule, self.target = program, schedule, target
         self.entry = Names().take(program.attention.name)
 
-    def _render(self, forward: Forward, helpers: set[str], stages: list[Stage], kernels: list[dict[str, str]],
-                host_lines: list[str], descriptors: bool) -> str:  # fmt: skip
+    def _render(
+        self,
+        forward: Context,
+        helpers: set[str],
+        stages: list[Stage],
+        kernels: list[dict[str, str]],
+        host_lines: list[str],
+        descriptors: bool,
+    ) -> str:
         return render(
             "triton/forward.py.j2",
-            title=f"{self.program.attention.name}: forward, {self.target.name}. Written by attngen.",
+            title=f"{self.program.attention.name}, forward, {self.target.name}: by attngen.",
             spec=spec_text(self.program.attention).strip(),
             facts=[f"Schedule: {self.schedule.describe()}"],
             descriptors=descriptors,
             helpers=render(
                 "triton/helpers.py.j2",
                 helpers=helpers,
-                tanh_approx=self.target.tanh_approx and not forward.wide,
+                tanh_approx=self.target.tanh_approx and not forward.facts.wide,
             ),
             stages=[self._stage(s) for s in stages],
             block_k=self.schedule.block_k,
@@ -61,8 +71,14 @@ class _File:
         signature = call(f"def {s.name}", [*s.parameters, *flag], ":")
         return {"signature": signature, "body": s.body, "any_kept_function": s.any_kept_function}
 
-    def _kernel(self, name: str, doc: str, body: str, table: Parameters, parameters: list[str]) -> dict[str, str]:
-        free = [p for p in parameters if table.table[p].type in ("i32", "i64") and not table.table[p].specialised]
+    def _kernel(
+        self, name: str, doc: str, body: str, table: Parameters, parameters: list[str]
+    ) -> dict[str, str]:
+        free = [
+            p
+            for p in parameters
+            if table.table[p].type in ("i32", "i64") and not table.table[p].specialised
+        ]
         return {
             "decorator": _decorator(free),
             "signature": call(f"def {name}", parameters, ":"),
@@ -70,13 +86,22 @@ class _File:
             "body": body,
         }
 
-    def _device(self, name: str, table: Parameters, parameters: list[str], warps: int, stages: int) -> DeviceKernel:
+    def _device(
+        self, name: str, table: Parameters, parameters: list[str], warps: int, stages: int
+    ) -> DeviceKernel:
         return DeviceKernel(
-            name, {p: table.table[p].type for p in parameters}, {},
-            tuple(p for p in parameters if table.table[p].specialised), warps, stages, self.schedule.max_registers,
-        )  # fmt: skip
+            name,
+            {p: table.table[p].type for p in parameters},
+            {},
+            tuple(p for p in parameters if table.table[p].specialised),
+            warps,
+            stages,
+            self.schedule.max_registers,
+        )
 
-    def _launch(self, name: str, grid: str, table: Parameters, parameters: list[str], options: list[str]) -> list[str]:
+    def _launch(
+        self, name: str, grid: str, table: Parameters, parameters: list[str], options: list[str]
+    ) -> list[str]:
         lines = []
         for p in parameters:
             if table.table[p].descriptor:
@@ -105,31 +130,40 @@ class _TileFile(_File):
         forward = Forward(self.program, self.schedule, self.target, self.entry)
         body, stages, parameters = forward.kernel()
         table, name = forward.parameters, f"{self.entry}_forward"
-        doc = f"{self.schedule.block_q} queries of one head; heads whose keys fit in the L2 cache together run together."
+        doc = (
+            f"{self.schedule.block_q} queries of one head; heads that share the cache run together."
+        )
         source = self._render(
-            forward, forward.printer.helpers, stages, [self._kernel(name, doc, body, table, parameters)],
-            self._host(forward, name, parameters), any(table.table[p].descriptor for p in parameters),
-        )  # fmt: skip
+            forward,
+            forward.printer.helpers,
+            stages,
+            [self._kernel(name, doc, body, table, parameters)],
+            self._host(forward, name, parameters),
+            any(table.table[p].descriptor for p in parameters),
+        )
         kernel = self._device(name, table, parameters, self.schedule.warps, self.schedule.stages)
         return Emitted(source, self.entry, tuple(self._arguments()), self._outputs(), (kernel,))
 
     def _host(self, f: Forward, name: str, parameters: list[str]) -> list[str]:
         block, batch = self.schedule.block_q, f.sizes.batch
         lines = [*f.sizes.lines, *f.outputs.allocations()]
-        if f.packed:
-            lines.append(f"tiles = {f.sizes.q_len} // {block} + {batch}  # an upper bound; empty ones return at once")
-            total = f.sizes.heads
+        if f.facts.packed:
+            lines.append(f"tiles = {f.sizes.q_len} // {block} + {batch}  # an upper bound")
         else:
             lines.append(f"tiles = triton.cdiv({f.sizes.q_len}, {block})")
-            total = " * ".join(x for x in (batch, f.sizes.heads) if x != "1") or "1"
-        lines += [
-            f"programs = {total}",
-            f"in_l2 = max(1, {self.target.l2 // 2} // max(1, {f.sizes.kv_len} * {self._key_bytes(f)}))",
-            "heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)  # a power of two that divides",
-        ]
+        grid = "(tiles,)"
+        if f.programs != "1":
+            grid = "(tiles * programs,)"
+            lines += [
+                f"programs = {f.programs}",
+                f"in_l2 = max(1, {self.target.l2 // 2} "
+                f"// max(1, {f.sizes.kv_len} * {self._key_bytes(f)}))",
+                "# a power of two that divides the number of programs of a tile",
+                "heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)",
+            ]
         options = self._options(self.schedule.warps, self.schedule.stages)
-        lines += self._launch(name, "(tiles * programs,)", f.parameters, parameters, options)
-        return [*lines, f"return ({', '.join(r.name for r in f.outputs.results)},)"]
+        lines += self._launch(name, grid, f.parameters, parameters, options)
+        return [*lines, _returned(f.outputs)]
 
     def _key_bytes(self, f: Forward) -> int:
         """Bytes of all key-side rows per key of one head."""
@@ -151,45 +185,77 @@ class _SplitFile(_File):
         merge_body, merge_parameters = merge.merge_kernel(step, stored)
         name, merge_name = f"{self.entry}_split", f"{self.entry}_merge"
         kernels = [
-            self._kernel(name, "One part of the keys for the queries of one group of heads.", body, split.parameters,
-                         parameters),
-            self._kernel(merge_name, "One query of one head: merges its parts and finishes the row.", merge_body,
-                         merge.parameters, merge_parameters),
-        ]  # fmt: skip
+            self._kernel(
+                name,
+                "One part of the keys for the queries of one group of heads.",
+                body,
+                split.parameters,
+                parameters,
+            ),
+            self._kernel(
+                merge_name,
+                "One query of one head: merges its parts and finishes the row.",
+                merge_body,
+                merge.parameters,
+                merge_parameters,
+            ),
+        ]
         table = split.parameters.table
         source = self._render(
-            split, split.printer.helpers | merge.printer.helpers, [stage], kernels,
+            split,
+            split.printer.helpers | merge.printer.helpers,
+            [stage],
+            kernels,
             self._host(split, merge, stored, (name, parameters), (merge_name, merge_parameters)),
             any(table[p].descriptor for p in parameters),
-        )  # fmt: skip
+        )
         devices = (
-            self._device(name, split.parameters, parameters, self.schedule.warps, self.schedule.stages),
+            self._device(
+                name, split.parameters, parameters, self.schedule.warps, self.schedule.stages
+            ),
             self._device(merge_name, merge.parameters, merge_parameters, 4, 2),
         )
         return Emitted(source, self.entry, tuple(self._arguments()), self._outputs(), devices)
 
-    def _host(self, split: Split, merge: Merge, stored: list[Stored], first: tuple[str, list[str]],
-              second: tuple[str, list[str]]) -> list[str]:  # fmt: skip
+    def _host(
+        self,
+        split: Split,
+        merge: Merge,
+        stored: list[Stored],
+        first: tuple[str, list[str]],
+        second: tuple[str, list[str]],
+    ) -> list[str]:
         sizes, block = split.sizes, self.schedule.block_q
         heads = "kv_heads" if sizes.groups else sizes.heads
         groups = " * ".join(x for x in (sizes.batch, heads) if x != "1") or "1"
         rows = " * ".join(x for x in (sizes.batch, sizes.heads, sizes.q_len) if x != "1") or "1"
         per_group = f"{sizes.q_len} * ({sizes.heads} // {heads})" if sizes.groups else sizes.q_len
         lines = [
-            *sizes.lines, *merge.outputs.allocations(),
+            *sizes.lines,
+            *merge.outputs.allocations(),
             f"rows = {rows}",
             f"places = {groups} * triton.cdiv({per_group}, {block})",
             f"splits = max(1, min(triton.cdiv({sizes.kv_len}, {LEAST_PART}), "
             f"{self.target.multiprocessors * PROGRAMS_PER_SM} // places))",
-        ]  # fmt: skip
+        ]
         for s in stored:
             shape = f"(rows, splits, {s.block})" if s.block else "(rows, splits)"
             query = merge.outputs.query.name
-            lines.append(f"{s.name}_parts = torch.empty({shape}, dtype={TORCH_PARTS[s.dtype]}, device={query}.device)")
+            lines.append(
+                f"{s.name}_parts = torch.empty({shape}, dtype={TORCH_PARTS[s.dtype]}, "
+                f"device={query}.device)"
+            )
         options = self._options(self.schedule.warps, self.schedule.stages)
         lines += self._launch(first[0], "(splits, places)", split.parameters, first[1], options)
-        lines += self._launch(second[0], "(rows,)", merge.parameters, second[1], ["num_warps=4", "num_stages=2"])
-        return [*lines, f"return ({', '.join(r.name for r in merge.outputs.results)},)"]
+        lines += self._launch(
+            second[0], "(rows,)", merge.parameters, second[1], ["num_warps=4", "num_stages=2"]
+        )
+        return [*lines, _returned(merge.outputs)]
+
+
+def _returned(outputs: Outputs) -> str:
+    names = ", ".join(r.name for r in outputs.results)
+    return f"return ({names},)" if len(outputs.results) == 1 else f"return {names}"
 
 
 def _decorator(free: list[str]) -> str:

@@ -28,7 +28,7 @@ from attngen.ir.index import (
 )
 
 
-class NoScalarForm(Exception):
+class NoScalarForm(Exception):  # noqa: N818 - a way out, not a mistake
     """The bound cannot be computed from scalars of one tile; the caller widens the range."""
 
 
@@ -37,8 +37,8 @@ class IndexPrinter:
     """Prints polynomials over the scalars of a tile.
 
     variables: text of each Var in scope; address: pointer to an element (or, with the last index
-    left out, to its row); element: an element as a scalar; reduce: text of a TileExtreme over the tile's own rows, if it is one; search: text of a
-    search that is known already;
+    left out, to its row); element: an element as a scalar; reduce: text of a TileExtreme over the
+    tile's own rows, if it is one; search: text of a search whose result is known already;
     helpers: names of helper functions called.
     """
 
@@ -73,33 +73,37 @@ class IndexPrinter:
                 if not index:
                     return self._variable(tensor)
                 return self.element(term, tuple(self.text(i, True) for i in index))
-            case FloorDiv(num=num, den=den):
-                self.helpers.add("floor_div")
-                return f"floor_div({self.text(num)}, {self.text(den)})"
-            case Modulo(num=num, den=den):
-                self.helpers.add("floor_mod")
-                return f"floor_mod({self.text(num)}, {self.text(den)})"
+            case FloorDiv(num=num, den=den) | Modulo(num=num, den=den):
+                name = "floor_div" if isinstance(term, FloorDiv) else "floor_mod"
+                self.helpers.add(name)
+                return f"{name}({self.text(num)}, {self.text(den)})"
             case Extreme(kind=kind, args=args):
                 return _nest(f"tl.{kind}imum", [self.text(a) for a in args])
             case Pick(condition=condition, yes=yes, no=no):
                 return f"tl.where({self.formula(condition)}, {self.text(yes)}, {self.text(no)})"
-            case FirstGe(row=row, value=value, length=length):
-                known = self.search(term)
-                if known is not None:
-                    return known
-                if "q" in value.names:
-                    raise NoScalarForm(str(term))  # one search per row of the tile
-                self.helpers.add("first_ge")
-                lead = tuple(self.text(i, True) for i in row.index[:-1])
-                pointer = self.address(row.tensor, lead)
-                return f"first_ge({pointer}, {self.text(value)}, {self.text(length)})"
+            case FirstGe():
+                return self._first_ge(term)
             case TileExtreme():
-                text = self.reduce(term)
-                if text is None:
-                    raise NoScalarForm(str(term))
-                return text
+                return self._reduced(term)
             case _:
                 assert_never(term)
+
+    def _first_ge(self, term: FirstGe) -> str:
+        known = self.search(term)
+        if known is not None:
+            return known
+        if "q" in term.value.names:
+            raise NoScalarForm(str(term))  # one search per row of the tile
+        self.helpers.add("first_ge")
+        lead = tuple(self.text(i, True) for i in term.row.index[:-1])
+        pointer = self.address(term.row.tensor, lead)
+        return f"first_ge({pointer}, {self.text(term.value)}, {self.text(term.length)})"
+
+    def _reduced(self, term: TileExtreme) -> str:
+        text = self.reduce(term)
+        if text is None:
+            raise NoScalarForm(str(term))
+        return text
 
     def _variable(self, name: str) -> str:
         if name not in self.variables:

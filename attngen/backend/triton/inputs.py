@@ -83,6 +83,8 @@ class Inputs:
         if i == len(t.axes) - 1:
             return text
         stride = self.parameters.add(f"{t.name}_stride_{i}", "i32", f"{t.name}.stride({i})")
+        if text.isdecimal():  # a literal has no .to
+            return f"{text} * {stride}"
         return f"{text if text.isidentifier() or text.endswith(')') else f'({text})'}.to(tl.int64) * {stride}"
 
     def _base(self, t: Tensor, fixed: list[str]) -> str:

@@ -68,31 +68,38 @@ class Layout:
 
 def layout(attention: Attention, plan: OnlinePlan) -> Layout:
     """Cut feature axes: rows that meet in a product, a sum or a result share their cuts."""
-    groups = _groups(plan)
+    roots: list[Expr] = [c.score for c in plan.classes] + [t.score for t in plan.tops]
+    roots += [a.scalar for a in plan.accumulators] + [e for _, e in plan.outputs]
+    together = [rows_of([d.a, d.b]) for d in walk(*roots) if isinstance(d, Dot)]
+    together += [rows_of([a.row]) for a in plan.accumulators if a.row is not None]
+    for _, e in plan.outputs:
+        if e.feature is not None:
+            payloads = [
+                plan.accumulators[r.index].row
+                for r in walk(e)
+                if isinstance(r, Reduced) and r.what == "moment"
+            ]
+            together.append(rows_of([e, *(p for p in payloads if p is not None)]))
+    return cut_alike(together)
+
+
+def cut_alike(together: Iterable[list[Row]]) -> Layout:
+    """Cut every tensor where it or a tensor it meets is cut; each list holds rows that meet."""
     cuts: dict[str, tuple[Chunk, ...]] = {}
-    for rows in groups:
+    for rows in _merged(together):
         edges = sorted({r.start for r in rows} | {r.start + size(r.width) for r in rows})
         for name in dict.fromkeys(r.tensor for r in rows):
             own = [r for r in rows if r.tensor == name]
             first = min(r.start for r in own)
             last = max(r.start + size(r.width) for r in own)
             inside = [first, *(e for e in edges if first < e < last), last]
-            cuts[name] = tuple(c for a, b in zip(inside, inside[1:], strict=False) for c in cut(a, b - a))
+            pairs = zip(inside, inside[1:], strict=False)
+            cuts[name] = tuple(c for a, b in pairs for c in cut(a, b - a))
     return Layout(cuts)
 
 
-def _groups(plan: OnlinePlan) -> list[list[Row]]:
-    """Rows that must be cut alike: operands of one dot, the rows of one payload, of one output."""
-    roots: list[Expr] = [c.score for c in plan.classes] + [t.score for t in plan.tops]
-    roots += [a.scalar for a in plan.accumulators] + [e for _, e in plan.outputs]
-    together = [_rows([d.a, d.b]) for d in walk(*roots) if isinstance(d, Dot)]
-    together += [_rows([a.row]) for a in plan.accumulators if a.row is not None]
-    for _, e in plan.outputs:
-        if e.feature is not None:
-            payloads = [plan.accumulators[r.index].row for r in walk(e)
-                        if isinstance(r, Reduced) and r.what == "moment"]  # fmt: skip
-            own = [r for r in walk(e) if isinstance(r, Row)]
-            together.append(own + _rows([p for p in payloads if p is not None]))
+def _merged(together: Iterable[list[Row]]) -> list[list[Row]]:
+    """Lists that share a tensor become one."""
     groups: list[list[Row]] = []
     for rows in together:
         names = {r.tensor for r in rows}
@@ -102,7 +109,8 @@ def _groups(plan: OnlinePlan) -> list[list[Row]]:
     return groups
 
 
-def _rows(es: Iterable[Expr]) -> list[Row]:
+def rows_of(es: Iterable[Expr]) -> list[Row]:
+    """The rows the expressions read."""
     return [x for e in es for x in walk(e) if isinstance(x, Row)]
 
 

@@ -10,7 +10,8 @@ from attngen.ir import index as ix
 from attngen.ir import index_build as ib
 from attngen.ir.maskplan import MaskPlan
 
-Q, Q0, Q1, KV_LEN = ix.var("q"), ix.var("q0"), ix.var("q1"), ix.var("kv_len")
+Q, Q0, Q1, Q_POS = ix.var("q"), ix.var("q0"), ix.var("q1"), ix.var("q_pos")
+Q_LEN, KV_LEN = ix.var("q_len"), ix.var("kv_len")
 
 
 class Runs:
@@ -41,10 +42,12 @@ class Runs:
         tensor = term.row.tensor
         if kind == "run_start":
             one, many = self.names.take(f"{tensor}_start"), self.names.take(f"{tensor}_starts")
-            self.lines.append(f"{one} = first_ge({row}, tl.load({row} + row0), row0 + 1)  # of the first query's run")
+            self.lines.append(
+                f"{one} = first_ge({row}, tl.load({row} + row0), row0 + 1)  # of the first query"
+            )
         else:
             one, many = self.names.take(f"{tensor}_end"), self.names.take(f"{tensor}_ends")
-            self.lines.append(f"{one} = first_ge({row}, tl.load({row} + row1 - 1) + 1, kv_len)  # of the last query's run")
+            self.lines.append(f"{one} = first_ge({row}, tl.load({row} + row1 - 1) + 1, kv_len)")
         self.lines.append(f"{many} = {kind}s({row}, q_idx, inside, {one})  # [queries]")
         self._known[key] = one, many
         return one, many
@@ -66,8 +69,10 @@ class Runs:
         return self._find(term)[1]
 
 
-def row_keep(plan: MaskPlan, printer: IndexPrinter, frame: Frame, names: Names, lines: list[str]) -> str | None:
-    """`keep` from the limits of one row, whose vectors are bound in `lines`; None where a formula is needed.
+def row_keep(
+    plan: MaskPlan, printer: IndexPrinter, frame: Frame, names: Names, lines: list[str]
+) -> str | None:
+    """`keep` from the limits of one row, bound in `lines`; None where a formula is needed.
 
     printer: with `q` as the vector of queries.
     """
@@ -84,22 +89,41 @@ def row_keep(plan: MaskPlan, printer: IndexPrinter, frame: Frame, names: Names, 
     except NoScalarForm:
         return None
     lines += bound
-    return " & ".join(conditions) if len(conditions) > 1 else conditions[0].removeprefix("(").removesuffix(")")
+    return (
+        " & ".join(conditions)
+        if len(conditions) > 1
+        else conditions[0].removeprefix("(").removesuffix(")")
+    )
 
 
-def _compare(p: ix.Poly, sign: str, wish: str, printer: IndexPrinter, frame: Frame, names: Names,
-             lines: list[str]) -> str:  # fmt: skip
+def _compare(
+    p: ix.Poly,
+    sign: str,
+    wish: str,
+    printer: IndexPrinter,
+    frame: Frame,
+    names: Names,
+    lines: list[str],
+) -> str:
     column = frame.spread("kv_idx", COLUMN, TILE)
-    if "q" not in p.names:
+    p = _from_position(p)
+    if "q" not in p.names and "q_pos" not in p.names:
         return f"({column} {sign} {printer.text(p)})"
-    if sign == "<" and p is Q + 1:
-        return f"({column} <= {frame.spread('q_idx', ROW, TILE)})"
+    for position, name in ((Q, "q_idx"), (Q_POS, "q_pos")):
+        if sign == "<" and p is position + 1:
+            return f"({column} <= {frame.spread(name, ROW, TILE)})"
     text = printer.text(p)
     if not text.isidentifier():
         name = names.take(wish)
         lines.append(f"{name} = {text}  # [queries]")
         text = name
     return f"({column} {sign} {frame.spread(text, ROW, TILE)})"
+
+
+def _from_position(p: ix.Poly) -> ix.Poly:
+    """The limit written with q_pos = q + kv_len - q_len where that is shorter."""
+    other = ib.substitute(p, "q", Q_POS - KV_LEN + Q_LEN)
+    return other if isinstance(other, ix.Poly) and len(str(other)) < len(str(p)) else p
 
 
 def _without(p: ix.Poly, value: ix.Poly, kind: ix.Kind) -> ix.Poly | None:

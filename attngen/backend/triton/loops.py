@@ -20,8 +20,12 @@ class Loop:
 
 @dataclass(frozen=True)
 class Loops:
-    """lines: scalars of the bounds; loops: in order; parts: number of ranges (more than one: the loops
-    are inside a loop over the parts); widened: a bound had no scalar form, every tile is visited."""
+    """Loop bounds and loops of a tile.
+
+    lines: scalars of the bounds; loops: in order; parts: number of ranges (with more than one the
+    loops are inside a loop over the parts); widened: a bound had no scalar form, every tile is
+    visited.
+    """
 
     lines: tuple[str, ...]
     loops: tuple[Loop, ...]
@@ -38,7 +42,9 @@ def build_loops(plan: MaskPlan, printer: IndexPrinter, block: int, single: bool)
         return Loops(lines, (Loop("lo", "hi", True),), widened=True)
 
 
-def _build(plan: MaskPlan, way: Direction, printer: IndexPrinter, block: int, single: bool) -> Loops:
+def _build(
+    plan: MaskPlan, way: Direction, printer: IndexPrinter, block: int, single: bool
+) -> Loops:
     if not way.outer:
         return Loops(("lo = 0", "hi = 0"), (Loop("lo", "hi", True),))
     full = () if single else way.full
@@ -48,7 +54,9 @@ def _build(plan: MaskPlan, way: Direction, printer: IndexPrinter, block: int, si
     return _several(plan, way.outer, full, printer, block)
 
 
-def _one_range(outer: Range, full: Range | None, printer: IndexPrinter, block: int) -> tuple[list[str], list[Loop]]:
+def _one_range(
+    outer: Range, full: Range | None, printer: IndexPrinter, block: int
+) -> tuple[list[str], list[Loop]]:
     lines = [f"lo = {_down(outer.lo, printer, block)}", f"hi = {printer.text(outer.hi)}"]
     if full is None:
         return lines, [Loop("lo", "hi", True)]
@@ -62,8 +70,13 @@ def _one_range(outer: Range, full: Range | None, printer: IndexPrinter, block: i
     return lines, [*first, Loop("full_lo", "full_hi", False), Loop("full_hi", "hi", True)]
 
 
-def _several(plan: MaskPlan, outer: tuple[Range, ...], full: tuple[Range, ...], printer: IndexPrinter,
-             block: int) -> Loops:  # fmt: skip
+def _several(
+    plan: MaskPlan,
+    outer: tuple[Range, ...],
+    full: tuple[Range, ...],
+    printer: IndexPrinter,
+    block: int,
+) -> Loops:
     """Two or three ranges in unknown order: sort by start, cut overlaps, loop over the parts."""
     lines = []
     for i, r in enumerate(outer):
@@ -101,7 +114,11 @@ def _several(plan: MaskPlan, outer: tuple[Range, ...], full: tuple[Range, ...], 
             "full_lo = tl.where(longer, inner_lo, full_lo)",
             "full_hi = tl.where(longer, inner_hi, full_hi)",
         ]
-    loops = (Loop("lo", "full_lo", True), Loop("full_lo", "full_hi", False), Loop("full_hi", "hi", True))
+    loops = (
+        Loop("lo", "full_lo", True),
+        Loop("full_lo", "full_hi", False),
+        Loop("full_hi", "hi", True),
+    )
     mark = ["# part"] if n > 1 else []  # with one range nothing stands inside a loop over parts
     return Loops((*lines, *mark, *pick), loops, n)
 
@@ -118,13 +135,20 @@ def _needs(plan: MaskPlan, printer: IndexPrinter) -> str:
 
 
 def _guard_needs(plan: MaskPlan, printer: IndexPrinter, full: bool) -> list[str]:
-    """Where a divisor or a slope is not positive the bounds mean nothing: every tile is visited, masked."""
+    """Where a divisor is not positive the bounds mean nothing: every tile is visited, masked."""
     needs = _needs(plan, printer)
     if not needs:
         return []
-    lines = [f"usable = {needs}", "lo = tl.where(usable, lo, 0)", "hi = tl.where(usable, hi, kv_len)"]
+    lines = [
+        f"usable = {needs}",
+        "lo = tl.where(usable, lo, 0)",
+        "hi = tl.where(usable, hi, kv_len)",
+    ]
     if full:
-        lines += ["full_lo = tl.where(usable, full_lo, lo)", "full_hi = tl.where(usable, full_hi, lo)"]
+        lines += [
+            "full_lo = tl.where(usable, full_lo, lo)",
+            "full_hi = tl.where(usable, full_hi, lo)",
+        ]
     return lines
 
 

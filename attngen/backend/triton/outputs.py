@@ -91,7 +91,8 @@ class Outputs:
         """The text in the result's dtype; numbers per row are float32 or int64."""
         if r.dtype == "torch.float32":
             return text
-        return f"({text}).to({r.name}_ptr.dtype.element_ty)"
+        wrapped = text if text.isidentifier() else f"({text})"
+        return f"{wrapped}.to({r.name}_ptr.dtype.element_ty)"
 
     def _chunks(self, r: Result, texts: list[str], binder: Binder) -> list[Chunk]:
         if isinstance(r.expr, Expr.__args__) and r.dtype != "torch.int64" and len(texts) > 1:

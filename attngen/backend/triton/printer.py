@@ -15,11 +15,14 @@ from attngen.ir.expr import (
     Const,
     Dot,
     Expr,
+    Hot,
     Index,
+    Known,
     Load,
     LogSumExp,
     MatMul,
     Outer,
+    Recomputed,
     Reduced,
     Row,
     Size,
@@ -99,7 +102,7 @@ class Printer:
                 self.helpers.add("uniform")
                 seed = self.text(e.seed)
                 return f"uniform({seed}, b, h, q_idx, kv_idx)", ATOM
-            case Row() | Dot() | Reduced():
+            case Row() | Dot() | Reduced() | Known() | Recomputed() | Hot():
                 raise unbound(e)
             case Size() | Softmax() | Sum() | LogSumExp() | Top() | State() | Outer() | MatMul():
                 raise unbound(e)

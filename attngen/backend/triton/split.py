@@ -1,7 +1,7 @@
 """The split form: short queries against many keys, in two kernels.
 
-The first gives every program the queries of a whole group of heads (each key is read once for all of
-them) and one part of the visited tiles; it stores the raw state of the loop. The second merges the
+The first gives every program the queries of a whole group of heads (each key is read once for
+all of them) and one part of the visited tiles; it stores the raw state. The second merges the
 parts by the law of the accumulators (online_form.md, section 3) and finishes the rows. Both are
 printed from the accumulator list, so any spec and any mask has them.
 """
@@ -11,14 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attngen.backend.templates import render
+from attngen.backend.triton.context import ANCHOR, Context
 from attngen.backend.triton.finish import Finish
-from attngen.backend.triton.forward import ANCHOR, Forward, Stage
+from attngen.backend.triton.forward import Forward
 from attngen.backend.triton.index_printer import IndexPrinter, NoScalarForm
 from attngen.backend.triton.merge import MergeOutputs
 from attngen.backend.triton.shape import ROW, SCALAR, Frame
 from attngen.backend.triton.step import Step
 from attngen.backend.triton.tensors import group_lines, sizes
-from attngen.backend.triton.text import prune, used
+from attngen.backend.triton.text import prune
+from attngen.backend.triton.view import Stage
 from attngen.core.target import Target
 from attngen.ir.expr import Axes, Index, Uniform
 from attngen.ir.program import Program
@@ -29,12 +31,14 @@ LEAST_KEY = -9187343244130779136  # of `pack_top`: (-inf, no index)
 
 
 def can_split(program: Program) -> bool:
-    """Whether the parts of a row can be reduced apart: one pass, sequences of one length, one key head axis."""
+    """Whether parts of a row can be reduced apart: one pass, not packed, one key head axis."""
     plan, tensors = program.online, program.attention.tensors
     roots = [a.scalar for a in plan.accumulators] + [c.score for c in plan.classes]
     random = any(isinstance(e, Uniform) for e in walk(*roots))
     packed = any(t.packed for t in tensors)
-    return plan.stages == 1 and not random and not packed and len(sizes(program.attention).groups) <= 1
+    return (
+        plan.stages == 1 and not random and not packed and len(sizes(program.attention).groups) <= 1
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class Split(Forward):
 
     def _variables(self) -> dict[str, str]:
         """Scalars of a tile; the head is none (its rows belong to several)."""
-        return {name: text for name, text in super()._variables().items() if name != "h"} | {"h_kv": "h_kv"}
+        return {name: text for name, text in super()._variables().items() if name != "h"} | {
+            "h_kv": "h_kv"
+        }
 
     @property
     def has_full_tiles(self) -> bool:
@@ -68,8 +74,14 @@ class Split(Forward):
 
     def bound_lines(self) -> list[str]:
         """The hull of the visited ranges; the whole length where a bound has no scalar form."""
-        printer = IndexPrinter(self._variables(), self.inputs.address, self.inputs.element,
-                               self.inputs.tile_extreme, self.runs.scalar, self.printer.helpers)  # fmt: skip
+        printer = IndexPrinter(
+            self._variables(),
+            self.inputs.address,
+            self.inputs.element,
+            self.inputs.tile_extreme,
+            self.runs.scalar,
+            self.printer.helpers,
+        )
         outer, block = self.mask_plan.forward.outer, self.schedule.block_k
         if not outer:
             return ["lo = 0", "hi = 0"]
@@ -79,10 +91,16 @@ class Split(Forward):
         except NoScalarForm:
             return ["lo = 0", "hi = kv_len"]
         low, high = _fold("tl.minimum", lows), _fold("tl.maximum", highs)
-        lines = ["lo = 0" if low == "0" else f"lo = tl.maximum(0, {low}) // {block} * {block}", f"hi = {high}"]
+        lines = [
+            "lo = 0" if low == "0" else f"lo = tl.maximum(0, {low}) // {block} * {block}",
+            f"hi = {high}",
+        ]
         if needs:
-            lines += [f"usable = {' & '.join(needs)}", "lo = tl.where(usable, lo, 0)",
-                      "hi = tl.where(usable, hi, kv_len)"]  # fmt: skip
+            lines += [
+                f"usable = {' & '.join(needs)}",
+                "lo = tl.where(usable, lo, 0)",
+                "hi = tl.where(usable, hi, kv_len)",
+            ]
         return lines
 
     def split_kernel(self) -> tuple[str, Stage, list[Stored], Step, list[str]]:
@@ -90,7 +108,9 @@ class Split(Forward):
         self._lengths()
         group = f"{self.sizes.heads} // kv_heads" if self.sizes.groups else "1"
         self.parameters.add("group", "i32", group)
-        self.parameters.add("kv_heads", "i32", "kv_heads" if self.sizes.groups else self.sizes.heads)
+        self.parameters.add(
+            "kv_heads", "i32", "kv_heads" if self.sizes.groups else self.sizes.heads
+        )
         self.parameters.add("splits", "i32", "splits")
         stage = self.stage(1, _NoFinish(self.binder, self.plan, never_empty=False))
         step = self.last_step
@@ -98,19 +118,25 @@ class Split(Forward):
         for s in stored:
             self.parameters.add(f"{s.name}_parts", f"*{s.dtype}", f"{s.name}_parts", True)
         body = render(
-            "triton/split_body.py.j2", block_q=self.schedule.block_q, block_k=self.schedule.block_k,
-            stages_of_loop=self.schedule.stages, position_lines=self._position_lines(),
+            "triton/split_body.py.j2",
+            block_q=self.schedule.block_q,
+            block_k=self.schedule.block_k,
+            stages_of_loop=self.schedule.stages,
+            position_lines=self._position_lines(),
             base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
             query_tiles=[self.streams.views[name] for name in self.binder.query_tiles],
             scalar_lines=self.binder.sections[SCALAR],
             row_lines=[*self.binder.sections[ROW], *self.runs.lines, *self.limit_lines],
-            bound_lines=self.bound_lines(), stage=stage, stored=stored, keys_first=self.frame.keys_first,
-        ).rstrip("\n")  # fmt: skip
+            bound_lines=self.bound_lines(),
+            stage=stage,
+            stored=stored,
+            keys_first=self.frame.keys_first,
+        ).rstrip("\n")
         body = prune(body)
-        return body, stage, stored, step, used(self.parameters.table, body)
+        return body, stage, stored, step, self.ordered(body)
 
 
-class Merge(Forward):
+class Merge(Context):
     """The second kernel: one row per program."""
 
     rows = "one"
@@ -130,19 +156,30 @@ class Merge(Forward):
         for s in stored:
             self.names.take(s.name)
             self.parameters.add(f"{s.name}_parts", f"*{s.dtype}", f"{s.name}_parts", True)
-        finish = Finish(self.binder, self.plan, self.never_empty)
+        finish = Finish(self.binder, self.plan, self.facts.never_empty)
         finish.stage(step)
         stores = self.outputs.lines(finish, self.binder)
         late = [self.streams.views[name] for name in self.binder.query_tiles]
         lines = [*self.binder.sections[SCALAR], *self.binder.sections[ROW]]
         body = render(
-            "triton/merge_body.py.j2", head_lines=heads, position_lines=self._position_lines(),
-            base_lines=[*self.streams.base_lines, *self.inputs.base_lines], classes=step.classes,
-            inits=self._merge_inits(step), accumulators=[_pieces(a) for a in step.accumulators], tops=step.tops,
-            least_key=LEAST_KEY, finish=lines, late_tiles=late, store_lines=stores, block_q=1, block_k=1,
-        ).rstrip("\n")  # fmt: skip
+            "triton/merge_body.py.j2",
+            head_lines=heads,
+            position_lines=self._position_lines(),
+            base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
+            classes=step.classes,
+            inits=self._merge_inits(step),
+            accumulators=[_pieces(a) for a in step.accumulators],
+            tops=step.tops,
+            least_key=LEAST_KEY,
+            finish=lines,
+            late_tiles=late,
+            store_lines=stores,
+            block_q=1,
+            block_k=1,
+            parts=_parts_at_once(stored),
+        ).rstrip("\n")
         body = prune(body)
-        return body, used(self.parameters.table, body)
+        return body, self.ordered(body)
 
     def _position_lines(self) -> list[str]:
         return [] if self.attention.same_length else ["q_pos = q_idx + (kv_len - q_len)"]
@@ -151,7 +188,9 @@ class Merge(Forward):
         out = [(c.l, "0.0") for c in step.classes if c.l]
         for a in step.accumulators:
             for i, name in enumerate(a.names):
-                out.append((name, f"tl.zeros([{a.chunks[i].block}], tl.float32)" if a.chunks else "0.0"))
+                out.append(
+                    (name, f"tl.zeros([{a.chunks[i].block}], tl.float32)" if a.chunks else "0.0")
+                )
         for t in step.tops:
             if t.count == 1:
                 out += [(t.value, 'float("-inf")'), (t.position, "-1")]
@@ -183,6 +222,12 @@ def stored_state(step: Step) -> list[Stored]:
         else:
             out.append(Stored(t.value, t.slots, "i64"))
     return out
+
+
+def _parts_at_once(stored: list[Stored]) -> int:
+    """Parts a merge program holds: 64 KiB of accumulators in registers, at most 128 parts."""
+    widest = max((s.block for s in stored), default=1)
+    return max(16, min(128, 16384 // max(1, widest)))
 
 
 def _pieces(a: object) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Kernel parameters: how each tensor, scalar and length reaches the kernel and what the host passes."""
+"""Kernel parameters: how tensors, scalars and lengths reach a kernel, and what the host passes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from attngen.core.dtype import Dtype
 from attngen.ir.attention import Attention, Tensor
 from attngen.ir.expr import Side
 
-POINTER = {Dtype.F16: "fp16", Dtype.BF16: "bf16", Dtype.F32: "fp32", Dtype.F64: "fp64", Dtype.I32: "i32",
-           Dtype.I64: "i64", Dtype.I8: "i8", Dtype.BOOL: "i1"}  # fmt: skip
+POINTER = {
+    Dtype.F16: "fp16",
+    Dtype.BF16: "bf16",
+    Dtype.F32: "fp32",
+    Dtype.F64: "fp64",
+    Dtype.I32: "i32",
+    Dtype.I64: "i64",
+    Dtype.I8: "i8",
+    Dtype.BOOL: "i1",
+}
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,7 @@ class Parameter:
     """One kernel parameter.
 
     type: as Triton spells it; host: the expression the host passes; specialised: whether Triton may
-    compile a variant for its divisibility; descriptor: arguments of the TensorDescriptor, if it is one.
+    compile a variant for its divisibility; descriptor: arguments of its TensorDescriptor, if one.
     """
 
     name: str
@@ -61,7 +69,7 @@ class Sizes:
 
 
 def sizes(attention: Attention) -> Sizes:
-    """Where batch, heads and lengths are read from: the first stream of each side that has the axis."""
+    """Where batch, heads and lengths are read from: the first stream that has the axis."""
     queries, keys = side_tensors(attention, Side.QUERY), side_tensors(attention, Side.KEY)
     lines: list[str] = []
 
@@ -142,7 +150,7 @@ class TileView:
 class Form:
     """How a kernel's rows are laid out.
 
-    block_q, block_k: of a tile; descriptors: key rows (and query rows of a tile) come by descriptor;
+    block_q, block_k: of a tile; descriptors: rows come by tensor descriptor where they can;
     rows: "queries" of one head, "group" (queries of every head of a group) or "one" (a single row).
     """
 
@@ -155,8 +163,15 @@ class Form:
 class Streams:
     """Row tensors of one kernel: their parameters, tiles and base pointers."""
 
-    def __init__(self, attention: Attention, layout: Layout, sizes: Sizes, names: Names, parameters: Parameters,
-                 form: Form) -> None:  # fmt: skip
+    def __init__(
+        self,
+        attention: Attention,
+        layout: Layout,
+        sizes: Sizes,
+        names: Names,
+        parameters: Parameters,
+        form: Form,
+    ) -> None:
         self.attention, self.layout, self.sizes, self.form = attention, layout, sizes, form
         self.names, self.parameters = names, parameters
         self.base_lines: list[str] = []
@@ -176,7 +191,11 @@ class Streams:
             return Side.QUERY
         at = tensor.axis("position")
         own = tensor.axes[at].name if at is not None else ""
-        return Side.KEY if own in self._positions(Side.KEY) - self._positions(Side.QUERY) else Side.QUERY
+        return (
+            Side.KEY
+            if own in self._positions(Side.KEY) - self._positions(Side.QUERY)
+            else Side.QUERY
+        )
 
     def _positions(self, side: Side) -> set[str]:
         streams = side_tensors(self.attention, side)
@@ -184,7 +203,11 @@ class Streams:
 
     def _head(self, t: Tensor) -> str:
         head = head_index(t, self.sizes)
-        return "h_kv" if head == "h" and self.form.rows == "group" and self.side(t) is Side.KEY else head
+        return (
+            "h_kv"
+            if head == "h" and self.form.rows == "group" and self.side(t) is Side.KEY
+            else head
+        )
 
     def _view(self, t: Tensor) -> TileView:
         side = self.side(t)
@@ -198,9 +221,19 @@ class Streams:
             views.append(self._chunk(t, side, c, name, rows))
             if by_descriptor:
                 self._descriptor(t, views[-1].handle, c, side)
-        what = "keys" if side is Side.KEY else {"queries": "queries", "group": "rows", "one": ""}[self.form.rows]
+        what = (
+            "keys"
+            if side is Side.KEY
+            else {"queries": "queries", "group": "rows", "one": ""}[self.form.rows]
+        )
         axis = t.axes[-1].name
-        return TileView(t.name, f"[{what}, {axis}]" if what else f"[{axis}]", by_descriptor, bool(t.packed), tuple(views))
+        return TileView(
+            t.name,
+            f"[{what}, {axis}]" if what else f"[{axis}]",
+            by_descriptor,
+            bool(t.packed),
+            tuple(views),
+        )
 
     def _chunk(self, t: Tensor, side: Side, c: Chunk, name: str, rows: str) -> ChunkView:
         columns = f"tl.arange(0, {c.block})"
@@ -216,13 +249,17 @@ class Streams:
             return ChunkView(name, "", "", c.block, f"{rows} + {offset}", narrow, narrow)
         partial = f"{inside}[:, None]" + (f" & ({narrow})[None, :]" if narrow else "")
         full = f"({narrow})[None, :]" if narrow else ""
-        return ChunkView(name, f"{name}_tiles", corner, c.block, f"{rows} + {offset}[None, :]", partial, full)
+        return ChunkView(
+            name, f"{name}_tiles", corner, c.block, f"{rows} + {offset}[None, :]", partial, full
+        )
 
     def _rows(self, t: Tensor, side: Side) -> str:
         """Pointers to the rows of a tile, without their columns."""
         fine = self.layout.width(t.name) % 16 == 0
         position = t.axis("position") or 0
-        stride = self.parameters.add(f"{t.name}_stride_s", "i32", f"{t.name}.stride({position})", fine)
+        stride = self.parameters.add(
+            f"{t.name}_stride_s", "i32", f"{t.name}.stride({position})", fine
+        )
         index = "q_idx" if side is Side.QUERY else "kv_idx"
         if t.packed:
             index = f"({'q_start' if side is Side.QUERY else 'kv_start'} + {index})"
@@ -242,7 +279,9 @@ class Streams:
         for role, index in axes:
             at = t.axis(role)
             if at is not None and index != "0":
-                name = self.parameters.add(f"{t.name}_stride_{role[0]}", "i32", f"{t.name}.stride({at})", fine)
+                name = self.parameters.add(
+                    f"{t.name}_stride_{role[0]}", "i32", f"{t.name}.stride({at})", fine
+                )
                 terms.append(f"{index}.to(tl.int64) * {name}")
         return terms
 
@@ -264,6 +303,10 @@ class Streams:
         width = self.layout.width(t.name)
         rows = self.form.block_q if side is Side.QUERY else self.form.block_k
         block = f"[1, 1, {rows}, {c.block}]"
-        arguments = (t.name, f"[{', '.join(shape)}, {t.name}.shape[{position}], {width}]",
-                     f"[{', '.join(strides)}, {t.name}.stride({position}), 1]", block)  # fmt: skip
+        arguments = (
+            t.name,
+            f"[{', '.join(shape)}, {t.name}.shape[{position}], {width}]",
+            f"[{', '.join(strides)}, {t.name}.stride({position}), 1]",
+            block,
+        )
         self.parameters.add_descriptor(handle, f"tensordesc<{POINTER[t.dtype]}{block}>", arguments)

@@ -8,7 +8,7 @@ from attngen.core.diagnostics import CallError
 from attngen.core.dtype import Dtype
 from attngen.ir import build
 from attngen.ir.expr import Index, Load
-from attngen.runtime.checks import IN_HEAD, Checker, _span, feature_names
+from attngen.runtime.checks import FARTHEST, Checker, _farthest, feature_names
 from attngen.runtime.kernel import Kernel
 from attngen.runtime.launch import signature
 from attngen.runtime.scalars import FAR, lone_scalars
@@ -134,15 +134,16 @@ def test_strides():
     assert Checker(flash()).check([*(tensors() | {"k": expanded}).values()]).copies == ()
 
 
-def test_spans_of_a_head():
+def test_strides_that_no_descriptor_holds():
     storage = torch.zeros(1 << 12, dtype=torch.bfloat16)
     k = torch.as_strided(storage, (2, 2, 9, 16), (0, 0, 1 << 8, 1))
     assert Checker(flash()).check([*(tensors() | {"k": k}).values()]).wide == ()
     far = torch.empty(0, dtype=torch.bfloat16, device="meta")
-    wide = far.new_empty_strided((2, 2, 9, 16), (16, 16, 1 << 28, 1))
-    call = Checker(flash())
-    assert call.declared[1].name == "k"
-    assert _span(call.declared[1], wide) == (8 << 28) + 15 >= IN_HEAD
+    declared = Checker(flash()).declared[1]
+    rows = far.new_empty_strided((2, 2, 2, 16), (16, 16, 1 << 39, 1))
+    single = far.new_empty_strided((2, 2, 1, 16), (16, 16, 1 << 39, 1))
+    assert _farthest(declared, rows) == FARTHEST
+    assert _farthest(declared, single) == 32
 
 
 def scalar_call(window=4, scale=1.0):

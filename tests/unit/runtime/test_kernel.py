@@ -10,6 +10,7 @@ import timeit
 import pytest
 import torch
 from runtime_specs import flash, spec, windowed
+from sparse import sparse_rows
 from test_checks import tensors
 
 import attngen
@@ -158,10 +159,14 @@ def test_misaligned_streams_are_copied_for_descriptors_only(stages):
         assert len(kernel.notes) == count
 
 
-def test_heads_that_span_too_much_are_refused(stages, monkeypatch):
-    monkeypatch.setattr(checks, "IN_HEAD", 100)
-    with pytest.raises(CallError, match=r"E515.*q: one head spans"):
+def test_strides_past_descriptors_are_refused(stages, monkeypatch):
+    monkeypatch.setattr(checks, "FARTHEST", 100)
+    with pytest.raises(CallError, match=r"E515.*q: a stride is 2\*\*40 bytes"):
         Kernel(spec(flash()))(**tensors())
+
+
+def test_heads_of_two_gibi_elements_are_taken(stages):
+    Kernel(spec(flash()))(**tensors() | {"q": sparse_rows((2, 4, 9, 16), 2**28)})
 
 
 def test_the_second_process_finds_the_file_in_the_cache(stages, tmp_path):

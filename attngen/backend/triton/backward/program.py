@@ -1,0 +1,186 @@
+"""A backward as a program over more tensors: what the forward left behind is read like any input.
+
+Gradients of results, results read back, saved rows and the numbers of the rows kernel become
+tensors in the layout of the first query stream; a row of them is a `Row`, a number a `Load`. So the
+printer, the loads, the masks and the hoisting of the forward serve the backward unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from attngen.backend.triton.layout import Layout, cut_alike, rows_of, side_tensors, size
+from attngen.core.diagnostics import Diagnostic, SpecError
+from attngen.core.dtype import Dtype
+from attngen.ir import build
+from attngen.ir.attention import Attention, Axis, Tensor
+from attngen.ir.backward import KEEP, BackwardPlan, Definition, Gradient, HeadSum, TilePass
+from attngen.ir.expr import Dot, Expr, Hot, Index, Known, Load, Recomputed, Reduced, Row, Side
+from attngen.ir.program import Program
+from attngen.ir.walk import substitute, walk
+
+INDEX = {"batch": "b", "head": "h", "position": "q_idx"}
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Everything the backward kernels are printed from.
+
+    program: the forward's, with the further tensors declared; rows: the pass, over those tensors;
+    given: names of further tensors the caller hands over (saved rows, results, seeds), in order;
+    made: names the rows kernel writes; leaves: tensor of each definition's leaf.
+    """
+
+    program: Program
+    plan: BackwardPlan
+    tiles: TilePass
+    sums: tuple[HeadSum, ...]
+    gradients: tuple[Gradient, ...]
+    saved: tuple[tuple[str, Reduced], ...]
+    results: tuple[tuple[str, str], ...]
+    seeds: tuple[tuple[str, str], ...]
+    made: Mapping[Known, str]
+
+    @property
+    def given(self) -> list[str]:
+        """Further tensors the host function takes."""
+        names = [n for n, _ in self.saved] + [n for n, _ in self.results]
+        return names + [n for n, _ in self.seeds]
+
+
+def backward_program(program: Program, plan: BackwardPlan) -> Backward:
+    """The backward of one pass. Raises SpecError E430 for what has no kernel yet."""
+    _require(plan)
+    maker = _Maker(program)
+    saved = tuple((maker.name(f"saved_{_what(r, i)}"), r) for i, r in enumerate(plan.saved))
+    for name, r in saved:
+        maker.add(r, name, Dtype.F32)
+    results = tuple((maker.name(f"{o}_result"), o) for o, _ in plan.results)
+    for (name, _), (_, leaf) in zip(results, plan.results, strict=True):
+        maker.add(leaf, name, maker.half if leaf.width else Dtype.F32)
+    seeds = tuple((maker.name(leaf.name), output) for output, leaf in plan.seeds)
+    for (name, _), (_, leaf) in zip(seeds, plan.seeds, strict=True):
+        maker.add(leaf, name, maker.half if leaf.width else Dtype.F32)
+    made: dict[Known, str] = {}
+    (tiles,) = plan.passes
+    for d in tiles.definitions:
+        made[d.leaf] = maker.name(d.leaf.name)
+        maker.add(d.leaf, made[d.leaf], maker.half if d.leaf.width else Dtype.F32)
+    attention = replace(
+        program.attention, tensors=(*program.attention.tensors, *maker.tensors), names={}
+    )
+    return Backward(
+        replace(program, attention=attention),
+        plan,
+        maker.tile_pass(tiles),
+        tuple(replace(s, value=maker.read(s.value)) for s in plan.sums),
+        tuple(replace(g, value=maker.read(g.value)) for g in plan.gradients),
+        saved,
+        results,
+        seeds,
+        made,
+    )
+
+
+class _Maker:
+    """Declares the further tensors and rewrites leaves into reads of them."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        query = side_tensors(program.attention, Side.QUERY)[0]
+        self.half = query.dtype
+        self.axes = tuple(a for a in query.axes if a.role in INDEX)
+        self.packed = query.packed
+        self.used = {t.name for t in program.attention.tensors}
+        self.tensors: list[Tensor] = []
+        self.table: dict[Expr, Expr] = {KEEP: build.TRUE}
+
+    def name(self, wish: str) -> str:
+        """A tensor name that nobody has."""
+        name, count = wish, 1
+        while name in self.used:
+            name, count = f"{wish}_{count}", count + 1
+        self.used.add(name)
+        return name
+
+    def add(self, leaf: Expr, name: str, dtype: Dtype) -> None:
+        """Declare the tensor of a leaf."""
+        if leaf.feature is None:
+            self.tensors.append(Tensor(name, "input", dtype, self.axes, packed=self.packed))
+            self.table[leaf] = Load(name, tuple(Index(INDEX[a.role]) for a in self.axes), "float")
+            return
+        wide = Axis(f"{name} columns", "feature", size(leaf.feature))
+        self.tensors.append(Tensor(name, "query", dtype, (*self.axes, wide), packed=self.packed))
+        self.table[leaf] = Row(name, Side.QUERY, size(leaf.feature), 0)
+
+    def read(self, e: Expr) -> Expr:
+        """An expression over leaves, over tensors."""
+        return substitute(e, self.table)
+
+    def tile_pass(self, p: TilePass) -> TilePass:
+        """The pass over tensors; leaves of its own sums stay."""
+        return replace(
+            p,
+            definitions=tuple(Definition(d.leaf, self.read(d.value)) for d in p.definitions),
+            rows=tuple(
+                replace(
+                    r,
+                    products=tuple(
+                        replace(x, coefficient=self.read(x.coefficient), other=self.read(x.other))
+                        for x in r.products
+                    ),
+                )
+                for r in p.rows
+            ),
+            numbers=tuple(replace(n, value=self.read(n.value)) for n in p.numbers),
+            stores=tuple(replace(s, value=self.read(s.value)) for s in p.stores),
+        )
+
+
+def expressions(b: Backward) -> list[Expr]:
+    """All expressions of the kernels."""
+    p = b.tiles
+    out = [d.value for d in p.definitions] + [n.value for n in p.numbers]
+    out += [x for r in p.rows for q in r.products for x in (q.coefficient, q.other, r.of)]
+    out += [s.value for s in p.stores] + [g.value for g in b.gradients]
+    return out + [s.value for s in b.sums]
+
+
+def backward_layout(b: Backward) -> Layout:
+    """Cut feature axes: operands of a dot, and a sum of rows with what it adds up, are cut alike."""
+    roots = expressions(b)
+    together = [rows_of([d.a, d.b]) for d in walk(*roots) if isinstance(d, Dot)]
+    for r in b.tiles.rows:
+        together.append(rows_of([r.of, *(p.other for p in r.products)]))
+    for d in b.tiles.definitions:
+        if d.leaf.feature is not None:
+            own = Row(b.made[d.leaf], Side.QUERY, size(d.leaf.feature), 0)
+            together.append([own, *rows_of([d.value])])
+    together += [rows_of([g.of, g.value]) for g in b.gradients if isinstance(g.of, Row)]
+    return cut_alike(together)
+
+
+def _what(r: Reduced, i: int) -> str:
+    return f"lse_{r.index}" if r.what == "lse" else f"{r.what}_{i}"
+
+
+def _require(plan: BackwardPlan) -> None:
+    hot = any(
+        isinstance(e, Hot)
+        for p in plan.passes
+        for t in (*p.rows, *p.numbers)
+        for e in walk(*(x.coefficient for x in getattr(t, "products", ())))
+    )
+    if len(plan.passes) != 1:
+        raise _not_built(f"a backward of {len(plan.passes)} passes over the keys")
+    if hot:
+        raise _not_built("the gradient of max, argmin, argmax or topk values")
+
+
+def _not_built(what: str) -> SpecError:
+    message = f"{what} is not built yet in the triton backend"
+    return SpecError(Diagnostic("E430", message, help="call the kernel under torch.no_grad()"))
+
+
+__all__ = ["Backward", "Recomputed", "backward_layout", "backward_program", "expressions"]

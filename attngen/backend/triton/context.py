@@ -1,0 +1,204 @@
+"""What every kernel of a program is printed from: names, parameters, tensors, bounds."""
+
+from __future__ import annotations
+
+from attngen.backend.triton.binder import Binder
+from attngen.backend.triton.facts import Facts
+from attngen.backend.triton.index_printer import IndexPrinter
+from attngen.backend.triton.inputs import Inputs
+from attngen.backend.triton.layout import layout
+from attngen.backend.triton.limits import Runs, row_keep
+from attngen.backend.triton.loops import Loops, build_loops
+from attngen.backend.triton.names import Names
+from attngen.backend.triton.outputs import Outputs
+from attngen.backend.triton.printer import Printer
+from attngen.backend.triton.shape import ROW, SCALAR, Frame
+from attngen.backend.triton.tensors import Form, Parameters, Sizes, Streams, sizes
+from attngen.backend.triton.text import used
+from attngen.core.target import Target
+from attngen.ir.attention import Attention
+from attngen.ir.expr import Index, Load, Side
+from attngen.ir.program import Program
+from attngen.schedule.schedule import Schedule
+
+ANCHOR = Load("row0", (), "int")
+
+
+class Context:
+    """One kernel being printed.
+
+    rows: what the rows of a tile are, see tensors.Form.
+    """
+
+    rows = "queries"
+
+    def __init__(
+        self,
+        program: Program,
+        schedule: Schedule,
+        target: Target,
+        entry: str,
+        frame: Frame | None = None,
+    ) -> None:
+        self.program, self.schedule, self.target, self.entry = program, schedule, target, entry
+        self.attention: Attention = program.attention
+        self.plan, self.mask_plan = program.online, program.mask
+        self.facts = Facts(program)
+        self.names, self.parameters = Names(), Parameters()
+        self.frame = frame or Frame()
+        self.sizes: Sizes = sizes(self.attention)
+        self.layout = layout(self.attention, self.plan)
+        self.form = Form(
+            schedule.block_q, schedule.block_k, schedule.loads == "descriptor", self.rows
+        )
+        for t in self.attention.tensors:
+            self.names.take(f"{t.name}_ptr")
+        self.streams = Streams(
+            self.attention, self.layout, self.sizes, self.names, self.parameters, self.form
+        )
+        self.inputs = Inputs(self.attention, self.parameters, self.names, self.sizes)
+        self.printer = Printer(self.frame, self.inputs.load)
+        self.binder = Binder(
+            self.printer,
+            self.names,
+            self.layout,
+            self.attention.names,
+            self.streams.tiles,
+            self._precision(),
+        )
+        self.outputs = Outputs(
+            self.attention, self.plan, self.sizes, schedule.block_q, self.parameters
+        )
+        self.runs = Runs(self.inputs, self.names, self.printer.helpers)
+        self.limit_lines: list[str] = []
+        self.keep_text: str | None = None
+        self._limits_tried = False
+        self._bind_indices()
+
+    def _precision(self) -> str:
+        return f', input_precision="{self.schedule.precision}"' if self.facts.wide else ""
+
+    def _bind_indices(self) -> None:
+        bound = self.printer.bound
+        bound[ANCHOR] = "row0"
+        if self.attention.same_length:
+            bound[Index("q_pos")] = "q_idx"
+        elif any(e is Index("q_pos") for e in self.facts.everything()):
+            bound[ANCHOR] = "anchor"
+
+    def _scope(self) -> list[str]:
+        tiles = [
+            c.name
+            for v in self.streams.views.values()
+            for c in v.chunks
+            if self.streams.side(self.attention.tensor(v.tensor)) is Side.QUERY
+        ]
+        rows = [line.split(" = ")[0] for s in (SCALAR, ROW) for line in self.binder.sections[s]]
+        lines = [
+            *self.streams.base_lines,
+            *self.inputs.base_lines,
+            *self.runs.lines,
+            *self.limit_lines,
+        ]
+        bases = [line.split(" = ")[0] for line in lines]
+        indices = [
+            "b",
+            "h",
+            "h_kv",
+            *self.sizes.groups.values(),
+            "n",
+            "row0",
+            "anchor",
+            "q_idx",
+            "q_pos",
+            "inside",
+        ]
+        indices += ["q_start", "kv_start", "q_len", "kv_len"]
+        return [*tiles, *rows, *self.parameters.table, *bases, *indices]
+
+    def _variables(self) -> dict[str, str]:
+        names = {
+            "q0": "row0",
+            "q1": "row1",
+            "q_len": "q_len",
+            "kv_len": "kv_len",
+            "b": "b",
+            "h": "h",
+        }
+        names |= {g: g for g in self.sizes.groups.values()}
+        return names | {
+            t.name: self.inputs.scalar(t.name) for t in self.attention.tensors if t.is_scalar
+        }
+
+    def loops(self) -> Loops:
+        """Loop bounds of a query tile."""
+        printer = IndexPrinter(
+            self._variables(),
+            self.inputs.address,
+            self.inputs.element,
+            self.inputs.tile_extreme,
+            self.runs.scalar,
+            self.printer.helpers,
+        )
+        return build_loops(
+            self.mask_plan, printer, self.schedule.block_k, self.schedule.loops == "single"
+        )
+
+    def row_keep(self) -> str | None:
+        """The mask of a partial tile by row limits, if the plan gives them."""
+        if self.plan.mask is None:
+            return None
+        printer = IndexPrinter(
+            {**self._variables(), "q": "q_idx", "q_pos": "q_pos"},
+            self.inputs.address,
+            self.inputs.row_element,
+            lambda _: None,
+            self.runs.vector,
+            self.printer.helpers,
+        )
+        return row_keep(self.mask_plan, printer, self.frame, self.names, self.limit_lines)
+
+    @property
+    def has_full_tiles(self) -> bool:
+        """Whether some loop runs over tiles that need no mask."""
+        return any(not loop.partial for loop in self.loops().loops)
+
+    def ordered(self, body: str) -> list[str]:
+        """Parameters the body uses: tensors, results, strides, then sizes and scalars."""
+        results = {f"{r.name}_ptr" for r in self.outputs.results}
+
+        def rank(name: str) -> int:
+            if name in results or name.endswith("_parts"):
+                return 1
+            if self.parameters.table[name].type.startswith(("*", "tensordesc")):
+                return 0
+            return 2 if "_stride_" in name or "_size_" in name else 3
+
+        return sorted(used(self.parameters.table, body), key=rank)
+
+    def _packed(self) -> dict[str, str] | None:
+        q = next((t.packed for t in self.attention.tensors if t.role == "query" and t.packed), None)
+        kv = next(
+            (t.packed for t in self.attention.tensors if t.role in ("key", "value") and t.packed),
+            None,
+        )
+        if q is None:
+            return None
+        self.printer.helpers.add("sequence_of")
+        for name in {q, kv or q}:
+            self.parameters.add(f"{name}_ptr", "*i32", name, True)
+        return {"q": q, "kv": kv or q}
+
+    def _lengths(self) -> None:
+        p, s = self.parameters, self.sizes
+        lengths = [] if self.facts.packed else [("q_len", s.q_len), ("kv_len", s.kv_len)]
+        for name, host in (*lengths, ("heads", s.heads), ("batch", s.batch)):
+            p.add(name, "i32", host)
+        p.add("heads_in_l2", "i32", "heads_in_l2")
+        p.add("slots", "i32", "tiles")
+
+    @property
+    def programs(self) -> str:
+        """Host expression: number of (batch, head) pairs, or of heads for packed sequences."""
+        factors = [self.sizes.heads] if self.facts.packed else [self.sizes.batch, self.sizes.heads]
+        return " * ".join(x for x in factors if x != "1") or "1"

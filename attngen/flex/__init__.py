@@ -1,0 +1,140 @@
+"""`flex_attention`: torch's FlexAttention by its signature and meaning, through attngen's compiler.
+
+The callables are traced into a spec; captured tensors become its inputs, and the mask's loop bounds
+are derived from its formula, so no block mask has to be built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from attngen.core.diagnostics import CallError, Diagnostic
+from attngen.flex.block_mask import mask_of
+from attngen.flex.traces import Extents, Question, Traces
+from attngen.runtime.kernel import Kernel
+
+TRACES = Traces()  # of this process: a callable is traced once
+_NO_FACTS: Mapping[str, str] = {}
+
+
+def flex_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score_mod: Callable[..., Any] | None = None,
+    block_mask: Any = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    return_lse: bool = False,
+    kernel_options: Any = None,
+    *,
+    mask_mod: Callable[..., Any] | None = None,
+    facts: Mapping[str, str] = _NO_FACTS,
+) -> Any:
+    """softmax(score_mod(q . k * scale)) v over the keys that the mask keeps.
+
+    query [B, Hq, Sq, D], key [B, Hkv, Skv, D], value [B, Hkv, Skv, Dv]; block_mask: its mask_mod is
+    used and its tables are not; mask_mod: the same without a BlockMask (both: keys that both keep);
+    scale: default 1 / sqrt(D); facts: {"doc": "sorted"} for captured tensors; kernel_options are
+    accepted and not needed. Returns out [B, Hq, Sq, Dv], with return_lse also lse [B, Hq, Sq] (f32,
+    natural). A row with no key gives 0 and -inf. CallError: arguments that do not fit; SpecError: a
+    callable that cannot be traced, with the place in its file.
+    """
+    kernel, arguments = _prepared(
+        query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, return_lse, facts
+    )
+    return kernel(*arguments)
+
+
+def flex_kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score_mod: Callable[..., Any] | None = None,
+    block_mask: Any = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    return_lse: bool = False,
+    kernel_options: Any = None,
+    *,
+    mask_mod: Callable[..., Any] | None = None,
+    facts: Mapping[str, str] = _NO_FACTS,
+) -> Kernel:
+    """The kernel that `flex_attention` uses here: `.source`, `.explain()` and so on."""
+    kernel, arguments = _prepared(
+        query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, return_lse, facts
+    )
+    if query.numel() and key.numel():
+        kernel.made(kernel.request(*arguments))
+    return kernel
+
+
+def sorted(tensor: torch.Tensor) -> torch.Tensor:  # as the fact of the language
+    """Marks a tensor as never decreasing along its last axis, and returns it; nothing is checked.
+
+    A document mask over a sorted tensor gets closed-form bounds: a run of documents is one range.
+    """
+    tensor._attngen_sorted = True  # type: ignore[attr-defined] # a mark of ours on the object
+    return tensor
+
+
+def _prepared(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score_mod: Callable[..., Any] | None,
+    block_mask: Any,
+    mask_mod: Callable[..., Any] | None,
+    scale: float | None,
+    enable_gqa: bool,
+    return_lse: bool,
+    facts: Mapping[str, str],
+) -> tuple[Kernel, list[torch.Tensor]]:
+    extents = _extents(query, key, value, enable_gqa)
+    sizes = extents.sizes
+    if block_mask is not None:
+        own = mask_of(block_mask, sizes["Sq"], sizes["Skv"])
+        mask_mod = own if mask_mod is None else _both(own, mask_mod)
+    if scale is not None and not math.isfinite(scale):
+        raise CallError(Diagnostic("E513", f"scale is {scale}", help="pass a finite number"))
+    question = Question(score_mod, mask_mod, scale, return_lse, facts)
+    kernel, captured = TRACES.find(question, extents)
+    key, value = (_batched(x, sizes["B"]) for x in (key, value))
+    return kernel, [query, key, value, *captured]
+
+
+def _extents(q: Any, k: Any, v: Any, grouped: bool) -> Extents:
+    """The sizes of a call; CallError E503 to E507 if the three do not fit together."""
+    for name, x in (("query", q), ("key", k), ("value", v)):
+        if not isinstance(x, torch.Tensor) or x.ndim != 4:
+            found = f"{x.ndim} axes" if isinstance(x, torch.Tensor) else type(x).__name__
+            message = f"{name} is a tensor over [B, H, S, D], found {found}"
+            raise CallError(Diagnostic("E504", message, help=f"{name}.reshape(B, H, S, D)"))
+    heads, shared = q.shape[1], k.shape[1]
+    if shared != heads and (not grouped or shared == 0 or heads % shared):
+        message = f"{heads} heads of query and {shared} of key"
+        fix = "enable_gqa=True" if not grouped else "pass a number of key heads that divides them"
+        raise CallError(Diagnostic("E507", message, help=fix))
+    sizes = {"B": q.shape[0], "Hq": heads, "Hkv": shared, "Sq": q.shape[2], "Skv": k.shape[2]}
+    return Extents(sizes | {"D": q.shape[3], "Dv": v.shape[3]})
+
+
+def _batched(x: torch.Tensor, batch: int) -> torch.Tensor:
+    return x if x.shape[0] == batch else x.expand(batch, -1, -1, -1) if x.shape[0] == 1 else x
+
+
+def _both(a: Callable[..., Any] | None, b: Callable[..., Any]) -> Callable[..., Any]:
+    if a is None:
+        return b
+
+    def both(*where: Any) -> Any:
+        return a(*where) & b(*where)
+
+    return both
+
+
+__all__ = ["TRACES", "flex_attention", "flex_kernel", "sorted"]
