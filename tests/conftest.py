@@ -1,4 +1,4 @@
-"""One thread for torch (pytest-xdist has the others), a steady hypothesis, GPU tests without a GPU."""
+"""One thread for torch, a steady hypothesis, and which tests a machine can run."""
 
 import pytest
 import torch

@@ -1,7 +1,7 @@
 """Properties every forward kernel has, whatever its schedule: each function checks one.
 
-They run on the device of `harness.device()`: `test_properties.py` in the interpreter, `tests/gpu` on
-a GPU. Bit-equal where the same program computes the same numbers, else by the matched rule.
+They run on the device of `harness.device()`: `test_properties.py` in the interpreter, `tests/gpu`
+on a GPU. Bit-equal where the same program computes the same numbers, else by the matched rule.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 import random
 
 import pytest
-import torch
-
 from tests.differential.harness import call, example, inputs, kernel
 
 pytestmark = pytest.mark.gpu
