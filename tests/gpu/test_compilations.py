@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from tests.differential.harness import call, example, inputs, kernel
 
 pytestmark = pytest.mark.gpu
