@@ -108,7 +108,7 @@ def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | str | 
     accumulators = [(i, a) for i, a in enumerate(plan.accumulators) if a.stage == stage]
     tops = [(i, t) for i, t in enumerate(plan.tops) if t.stage == stage]
     parts = {i: split_score(c.score) for i, c in classes}
-    printed = {i: _printed_score(parts[i], c, anchor, half) for i, c in classes}
+    printed = {i: printed_score(parts[i], c, anchor, half) for i, c in classes}
     binder.count(*(e for e, _ in printed.values()), *(a.scalar for _, a in accumulators),
                  *(t.score for _, t in tops))  # fmt: skip
     many = len(plan.classes) > 1
@@ -152,7 +152,7 @@ def _conjuncts(mask: Expr | None) -> list[Expr]:
     return [] if mask is None else [mask]
 
 
-def _printed_score(parts: ScoreParts, c: Weights, anchor: Expr, half: str) -> tuple[Expr, float]:
+def printed_score(parts: ScoreParts, c: Weights, anchor: Expr, half: str) -> tuple[Expr, float]:
     """What the tile computes, and the factor that then takes it to log2 units.
 
     Terms constant along a row are left out where the running maximum absorbs them, linear terms are
