@@ -32,6 +32,7 @@ def flex_attention(
     return_lse: bool = False,
     kernel_options: Any = None,
     *,
+    return_aux: Any = None,
     mask_mod: Callable[..., Any] | None = None,
     facts: Mapping[str, str] = _NO_FACTS,
 ) -> Any:
@@ -41,13 +42,18 @@ def flex_attention(
     used and its tables are not; mask_mod: the same without a BlockMask (both: keys that both keep);
     scale: default 1 / sqrt(D); facts: {"doc": "sorted"} for captured tensors; kernel_options are
     accepted and not needed. Returns out [B, Hq, Sq, Dv], with return_lse also lse [B, Hq, Sq] (f32,
-    natural). A row with no key gives 0 and -inf. CallError: arguments that do not fit; SpecError: a
+    natural), with return_aux = AuxRequest(lse=True) an AuxOutput with it. A row with no key gives 0 and -inf. CallError: arguments that do not fit; SpecError: a
     callable that cannot be traced, with the place in its file.
     """
+    if return_aux is not None and return_aux.max_scores:
+        fix = "return_aux=AuxRequest(lse=True)"
+        raise CallError(Diagnostic("E521", "max_scores is not built yet", help=fix))
+    wanted = return_lse or (return_aux is not None and return_aux.lse)
     kernel, arguments = _prepared(
-        query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, return_lse, facts
+        query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, wanted, facts
     )
-    return kernel(*arguments)
+    results = kernel(*arguments)
+    return results if return_aux is None else _aux(results, wanted)
 
 
 def flex_kernel(
@@ -125,6 +131,13 @@ def _extents(q: Any, k: Any, v: Any, grouped: bool) -> Extents:
 
 def _batched(x: torch.Tensor, batch: int) -> torch.Tensor:
     return x if x.shape[0] == batch else x.expand(batch, -1, -1, -1) if x.shape[0] == 1 else x
+
+
+def _aux(results: Any, lse: bool) -> Any:
+    from torch.nn.attention.flex_attention import AuxOutput  # noqa: PLC0415 - slow to import
+
+    out, found = results if lse else (results, None)
+    return out, AuxOutput(lse=found, max_scores=None)
 
 
 def _both(a: Callable[..., Any] | None, b: Callable[..., Any]) -> Callable[..., Any]:

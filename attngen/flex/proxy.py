@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -13,13 +14,22 @@ from torch.overrides import TorchFunctionMode
 from attngen.core.diagnostics import SpecError
 from attngen.flex.table import KINDS, SHOWN, TABLE
 from attngen.frontend.mistake import Mistake, wrong
-from attngen.frontend.trace import Captured, Slot, Traced, Vector
+from attngen.frontend.trace import Captured, Operated, Slot, Traced, Vector
 from attngen.frontend.trace_place import place
 from attngen.ir.expr import Const
+
+ACTIVE: contextvars.ContextVar[Tracing] = contextvars.ContextVar("tracing")
 
 
 class Methods:
     """What tensors can do by a method, on traced values."""
+
+    def operation(self, name: str, *args: Any) -> Any:
+        """An operator; a plain tensor beside a traced value becomes a captured one."""
+        mode = ACTIVE.get(None)
+        if mode is not None:
+            args = tuple(mode.entered(a) for a in args)
+        return Operated.operation(self, name, *args)  # type: ignore[arg-type] # mixed into one
 
     ndim = 0
     shape = torch.Size(())
@@ -146,6 +156,11 @@ class Tracing(TorchFunctionMode):
         """An argument: tensors become captured ones."""
         return self.captured(value) if isinstance(value, torch.Tensor) else value
 
+    def __enter__(self) -> Tracing:
+        """Operators of traced values find the captured tensors here."""
+        self.token = ACTIVE.set(self)
+        return super().__enter__()  # type: ignore[no-untyped-call, no-any-return] # of torch
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -153,6 +168,7 @@ class Tracing(TorchFunctionMode):
         where: TracebackType | None,
     ) -> None:
         """Mistakes found while tracing become SpecError with their place in the user's file."""
+        ACTIVE.reset(self.token)
         super().__exit__(kind, error, where)  # type: ignore[no-untyped-call] # of torch
         if isinstance(error, Mistake) and error.diagnostic is not None:
             raise SpecError(error.diagnostic) from None

@@ -149,19 +149,24 @@ def checked_mask(e: Expr, span: Span | None) -> Expr | None:
 
 def split_mask(score: Expr) -> tuple[Expr, list[Expr]]:
     """(score, conditions): `where(c, x, -inf)` is x where c holds and a masked key elsewhere."""
+    inner, conditions = _split(score)
+    return (inner, conditions) if Axes.KEY in inner.axes else (score, [])
+
+
+def _split(score: Expr) -> tuple[Expr, list[Expr]]:
     match score:
         case Where(condition=c, a=a, b=Const(value=value)) if value == -math.inf:
-            inner, more = split_mask(a)
+            inner, more = _split(a)
             kept = [c, *more]
         case Where(condition=c, a=Const(value=value), b=b) if value == -math.inf:
-            inner, more = split_mask(b)
+            inner, more = _split(b)
             kept = [build.unary("not", c), *more]
         case Binary(op="add", a=a, b=b):
-            (left, one), (right, two) = split_mask(a), split_mask(b)
+            (left, one), (right, two) = _split(a), _split(b)
             inner, kept = build.add(left, right), [*one, *two]
         case _:
             return score, []
-    return (inner, kept) if Axes.KEY in inner.axes else (score, [])
+    return inner, kept
 
 
 def joined(conditions: Sequence[Expr]) -> Expr | None:

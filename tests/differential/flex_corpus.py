@@ -16,8 +16,7 @@ from torch.nn.attention.flex_attention import and_masks, noop_mask, or_masks
 
 @dataclass(frozen=True)
 class Case:
-    """bounds: "closed" if the loop bounds are closed forms, "window": closed on one side or a hull,
-    "run time" if empty tiles are skipped by a test; sizes: (batch, heads, queries, keys)."""
+    """sizes: (batch, heads, queries, keys); facts: of captured tensors by name."""
 
     score_mod: Callable[..., Any] | None = None
     mask_mod: Callable[..., Any] | None = None
@@ -289,13 +288,13 @@ def relative(table, reach):
 
 def corpus() -> dict[str, Case]:
     """All cases; tensors are made anew with a fixed seed."""
-    make = torch.Generator().manual_seed(0)
+    make, device = torch.Generator("cpu").manual_seed(0), torch.get_default_device()
 
     def rand(*shape):
-        return torch.rand(*shape, generator=make)
+        return torch.rand(*shape, generator=make, device="cpu").to(device)
 
     def whole(high, *shape):
-        return torch.randint(0, high, shape, generator=make)
+        return torch.randint(0, high, shape, generator=make, device="cpu").to(device)
 
     offsets = offsets_of(9, 4, 20, 7)
     ordered = (("doc", "sorted"),)

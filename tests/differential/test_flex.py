@@ -16,7 +16,7 @@ def eager(q, k, v, case, **options):
     b, h, q_len, kv_len = case.sizes
     block = None
     if case.mask_mod is not None:
-        block = theirs.create_block_mask(case.mask_mod, b, h, q_len, kv_len, device="cpu")
+        block = theirs.create_block_mask(case.mask_mod, b, h, q_len, kv_len, device=q.device.type)
     aux = theirs.AuxRequest(lse=True)
     out, aux = theirs.flex_attention(q, k, v, case.score_mod, block, return_aux=aux, **options)
     return out, aux.lse
@@ -24,9 +24,9 @@ def eager(q, k, v, case, **options):
 
 def tensors(case, width=16, shared=1):
     b, h, q_len, kv_len = case.sizes
-    make = torch.Generator().manual_seed(1)
+    make = torch.Generator("cpu").manual_seed(1)
     shapes = ((b, h, q_len, width), *((b, h // shared, kv_len, width),) * 2)
-    return [torch.randn(*shape, generator=make) for shape in shapes]
+    return [torch.randn(*shape, generator=make, device="cpu") for shape in shapes]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,6 +7,7 @@ import pytest
 
 import attngen
 from tests.errors.cases import cases, message
+from tests.errors.python import python_cases
 
 PACKAGE = Path(attngen.__file__).parent
 
@@ -29,7 +30,9 @@ def test_message_has_code_place_and_fix(path):
 def test_every_code_has_a_file():
     sources = [*PACKAGE.glob("syntax/*.py"), *PACKAGE.glob("frontend/*.py")]
     used = {c for s in sources for c in re.findall(r'"(E\d{3})"', s.read_text(encoding="utf-8"))}
-    covered = {c for p in cases() for c in re.findall(r"error\[(E\d{3})\]", message(p))}
+    messages = [message(p) for p in cases()]
+    messages += [python_cases.message(p) for p in python_cases.cases()]
+    covered = {c for text in messages for c in re.findall(r"error\[(E\d{3})\]", text)}
     assert used - covered == set()
 
 

@@ -1,0 +1,3 @@
+@attention
+def spec(*tensors):
+    return tensors

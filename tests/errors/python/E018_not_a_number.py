@@ -1,0 +1,7 @@
+windows = [1, 2, 3]
+
+
+@attention
+def spec(q: "query half[B, H, S, D]", k: "key half[B, H, S, D]", v: "value half[B, H, S, D]"):
+    score = dot(q, k) * rsqrt(D)
+    mask = q_idx - kv_idx < windows

@@ -1,0 +1,4 @@
+@attention
+def spec(q: "query half[B, H, S, D]", k: "key half[B, H, S, D]", v: "value half[B, H, S, D]"):
+    score = dot(q, k) * rsqrt(D)
+    mask = kv_indx <= q_idx

@@ -1,0 +1,3 @@
+@attention
+def spec(q: "query hlf[B, H, S, D]", k: "key half[B, H, S, D]", v: "value half[B, H, S, D]"):
+    score = dot(q, k) * rsqrt(D)
