@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from attngen.ir import build
+from attngen.ir.backward import KEEP
 from attngen.ir.build import ONE, ZERO, mul, number
 from attngen.ir.expr import Axes, Binary, Const, Dot, Expr, Known, Recomputed, Reduced, Row, Where
 from attngen.passes.online_key import Keys
@@ -69,8 +70,23 @@ def _guarded(condition: Expr, s: Expr, row: Expr, a: Expr) -> tuple[Expr, Expr]:
 
 
 def plus(a: Expr, b: Expr) -> Expr:
-    """Sum of two adjoints: `x + x` is 2 x."""
+    """Sum of two adjoints: `x + x` is 2 x, masked ones are masked together."""
+    x, y = _unmasked(a), _unmasked(b)
+    if x is not None and y is not None:
+        return build.where(KEEP, plus(x, y), ZERO)
     return mul(Const(2), a) if a is b else build.add(a, b)
+
+
+def times(g: Expr, x: Expr) -> Expr:
+    """Product of an adjoint and a slope; the mask of the adjoint stays outside."""
+    inside = _unmasked(g)
+    return mul(g, x) if inside is None else build.where(KEEP, times(inside, x), ZERO)
+
+
+def _unmasked(e: Expr) -> Expr | None:
+    """The x of where(keep, x, 0)."""
+    masked = isinstance(e, Where) and e.condition is KEEP and _is_zero(e.b)
+    return e.a if masked and isinstance(e, Where) else None
 
 
 # ---- like terms
@@ -153,6 +169,10 @@ def _weights(term: Expr) -> tuple[tuple[Expr, ...], Expr]:
 
 def constant_factor(e: Expr) -> tuple[float, Expr]:
     """(c, rest) with e == c * rest: a constant factor that every term of `e` has."""
+    inside = _unmasked(e)
+    if inside is not None:
+        c, rest = constant_factor(inside)
+        return c, build.where(KEEP, rest, ZERO)
     if isinstance(e, Binary) and e.op == "mul" and (c := number(e.a)) is not None:
         return c, e.b
     if isinstance(e, Binary) and e.op == "add":
