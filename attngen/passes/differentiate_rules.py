@@ -28,7 +28,7 @@ from attngen.ir.expr import (
 )
 from attngen.ir.online import OnlinePlan
 from attngen.ir.walk import walk
-from attngen.passes.differentiate_rows import contract, times
+from attngen.passes.differentiate_rows import contract, ratio, times
 
 Contributions: TypeAlias = list[tuple[Expr, Expr]]  # (argument, its share of the adjoint)
 _FLAT = ("floor", "not")
@@ -133,7 +133,7 @@ def _binary(e: Binary, g: Expr) -> Contributions:
             whole = build.unary("floor", build.div(a, b))
             return [(a, g), (b, build.neg(times(g, whole)))]
         case "logaddexp":  # log(exp(lse) + exp(sink)): the lse side is the second sum of phi
-            return [(b, mul(g, build.unary("exp", build.sub(b, e))))]
+            return [(b, times(g, ratio(b, e)))]
         case _:
             return []
 
