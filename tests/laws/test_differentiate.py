@@ -18,7 +18,7 @@ from tests.laws.backward_programs import of_example, of_formula, of_source
 from tests.laws.online_random import formula
 from tests.laws.online_specs import SPECS
 
-BLOCKS = [(16, 16), (5, 8), (19, 3)]
+BLOCKS = [(19, 3), (5, 8)]
 
 
 def check(program, leaves, pieces, blocks=BLOCKS):
@@ -84,13 +84,13 @@ SIZES = {"B": 2, "H": 2, "Hq": 4, "Hkv": 2, "S": 19, "Sq": 13, "Skv": 19, "T": 2
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name):
     torch.manual_seed(0)
-    check(*of_example(name, SIZES, EXAMPLES[name]), blocks=BLOCKS[:2])
+    check(*of_example(name, SIZES, EXAMPLES[name]), blocks=BLOCKS)
 
 
 SMALL = {"B": 2, "H": 2, "Hq": 4, "Hkv": 2, "S": 17, "Sq": 9, "Skv": 17, "T": 19, "D": 4, "Dv": 3}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(30))
 def test_random_spec(seed):
     torch.manual_seed(seed)
     spec = random_spec(seed)
