@@ -28,6 +28,7 @@ from attngen.runtime.launch import (
     require_boundaries,
     signature,
 )
+from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
 from attngen.runtime.support import require_backend, require_supported
 
@@ -106,6 +107,7 @@ class Kernel:
         self.compilations = 0
         self.notes: dict[str, None] = {}
         self.last: Specialisation | None = None
+        self._memory = Memory(self.cache)
         self._checker = Checker(spec.attention)
         self._made: dict[Request, Specialisation] = {}
         self._plans: dict[Hashable, Plan] = {}
@@ -220,12 +222,14 @@ class Kernel:
         return bind(self.declared, tensors, by_name)
 
     def _first(self, key: Hashable | None, values: Sequence[Any]) -> Any:
-        """The first call of a signature: everything is looked at, here, by torch and by Triton."""
+        """The first call of a signature: everything is looked at."""
         plan = self._plan(values)
+        later = plan.entry
+        if plan.repeats:
+            plan.entry, later = direct(plan.entry, self._memory)
         results = plan.run(values)
         if key is not None:
-            if plan.repeats:
-                plan.entry = direct(plan.entry)
+            plan.entry = later
             self._remember(key, plan)
         return results
 
