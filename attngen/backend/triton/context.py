@@ -202,7 +202,7 @@ class Context:
         if q is None:
             return None
         self.printer.helpers.add("sequence_of")
-        for name in {q, kv or q}:
+        for name in dict.fromkeys((q, kv or q)):
             self.parameters.add(f"{name}_ptr", "*i32", name, True)
         return {"q": q, "kv": kv or q}
 
