@@ -1,4 +1,4 @@
-"""One thread for torch (pytest-xdist has the others), a steady hypothesis, GPU tests without a GPU."""
+"""One thread for torch, a steady hypothesis, and which tests a machine can run."""
 
 import pytest
 import torch
@@ -11,8 +11,13 @@ settings.register_profile("attngen", deadline=None, suppress_health_check=[Healt
 settings.load_profile("attngen")
 
 
-def pytest_collection_modifyitems(items):
-    """Tests marked `gpu` are skipped without a GPU, those of the interpreter with one."""
+def pytest_collection_modifyitems(config, items):
+    """Tests marked `gpu` are skipped without a GPU, those of the interpreter with one.
+
+    Of the random specs the long block runs when asked for: `pytest -m slow`.
+    """
+    if "slow" not in config.option.markexpr:
+        items[:] = [i for i in items if "test_more_random_specs" not in i.nodeid]
     if gpu_present():
         reason = "CUDA tensors are there: Triton is not interpreting"
         wrong = [i for i in items if i.get_closest_marker("interpreter")]

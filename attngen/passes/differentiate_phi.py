@@ -18,7 +18,14 @@ from attngen.ir.build import ONE, ZERO, mul
 from attngen.ir.expr import Binary, Expr, Hot, Index, Known, Recomputed, Reduced
 from attngen.ir.online import Accumulator, OnlinePlan
 from attngen.passes.differentiate_reverse import is_norm, is_zero
-from attngen.passes.differentiate_rows import constant_factor, ordered_dot, plus, split_sum
+from attngen.passes.differentiate_rows import (
+    constant_factor,
+    ordered_dot,
+    plus,
+    ratio,
+    split_sum,
+    times,
+)
 
 
 class Names:
@@ -107,7 +114,7 @@ class Lagrangian:
     def _ratio(self, norm: Expr) -> Expr:
         """exp(reference - norm)."""
         reference = self.references[class_of(norm)]
-        return ONE if reference is norm else build.unary("exp", build.sub(reference, norm))
+        return ONE if reference is norm else ratio(reference, norm)
 
     def _accumulators(self) -> dict[int, Expr]:
         """Adjoint of each accumulator of this stage, in units of the reference weights."""
@@ -116,8 +123,8 @@ class Lagrangian:
             if not isinstance(m, Reduced) or m.what != "moment":
                 continue
             if self.plan.accumulators[m.index].stage == self.stage:
-                ratio = build.product(self._ratio(norm) for norm in m.norms)
-                found[m.index] = plus(found.get(m.index, ZERO), mul(ratio, g))
+                share = build.product(self._ratio(norm) for norm in m.norms)
+                found[m.index] = plus(found.get(m.index, ZERO), times(g, share))
         return dict(sorted(found.items()))
 
     def _payload(self, a: Accumulator, adjoint: Expr) -> None:
@@ -154,7 +161,7 @@ class Lagrangian:
         for norm, g in self.adjoints.items():
             index = class_of(norm) if is_norm(norm) else -1
             if index >= 0 and self.plan.classes[index].stage == self.stage:
-                totals[index] = plus(totals.get(index, ZERO), mul(self._ratio(norm), g))
+                totals[index] = plus(totals.get(index, ZERO), times(g, self._ratio(norm)))
         many = len(self.plan.classes) > 1
         for index, g in sorted(totals.items()):
             wish = f"delta_{self.plan.classes[index].name}" if many else "delta"

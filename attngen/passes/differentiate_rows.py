@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 from attngen.ir import build
+from attngen.ir.backward import KEEP
 from attngen.ir.build import ONE, ZERO, mul, number
 from attngen.ir.expr import Axes, Binary, Const, Dot, Expr, Known, Recomputed, Reduced, Row, Where
+from attngen.ir.walk import walk
 from attngen.passes.online_key import Keys
 
 Monomials: TypeAlias = list[tuple[float, tuple[Expr, ...]]]  # constant, factors
@@ -28,6 +31,16 @@ def ordered_dot(a: Expr, b: Expr) -> Expr:
     keys = Keys()
     first, second = sorted((a, b), key=lambda e: (_RANK.get(e.level, 1), keys(e)))
     return Dot(first, second)
+
+
+def ratio(a: Expr, norm: Expr) -> Expr:
+    """exp(a - norm), the share of one term of a sum; 0 where the sum may be empty."""
+    share = build.unary("exp", build.sub(a, norm))
+    sink = norm.b if isinstance(norm, Binary) else ZERO
+    if any(isinstance(x, Reduced) for x in walk(sink)):
+        empty = build.binary("eq", norm, Const(-math.inf))
+        return build.where(empty, ZERO, share)
+    return share
 
 
 def unscaled(e: Expr) -> tuple[Expr, Expr]:
@@ -69,8 +82,34 @@ def _guarded(condition: Expr, s: Expr, row: Expr, a: Expr) -> tuple[Expr, Expr]:
 
 
 def plus(a: Expr, b: Expr) -> Expr:
-    """Sum of two adjoints: `x + x` is 2 x."""
+    """Sum of two adjoints: `x + x` is 2 x, masked ones are masked together."""
+    x, y = _masked(a), _masked(b)
+    if x is not None and y is not None and x[:2] == y[:2]:
+        return _mask(x, plus(x[2], y[2]))
     return mul(Const(2), a) if a is b else build.add(a, b)
+
+
+def times(g: Expr, x: Expr) -> Expr:
+    """Product of an adjoint and a slope; a mask of the adjoint stays outside.
+
+    So an infinite slope at a dropped pair, or on a row without keys, leaves no NaN behind.
+    """
+    masked = _masked(g)
+    return mul(g, x) if masked is None else _mask(masked, times(masked[2], x))
+
+
+def _masked(e: Expr) -> tuple[Expr, bool, Expr] | None:
+    """(condition, side, x) of where(condition, x, 0) for `keep` and for tests of the row."""
+    if not isinstance(e, Where) or not (e.condition is KEEP or Axes.KEY not in e.condition.axes):
+        return None
+    if _is_zero(e.b):
+        return e.condition, True, e.a
+    return (e.condition, False, e.b) if _is_zero(e.a) else None
+
+
+def _mask(like: tuple[Expr, bool, Expr], e: Expr) -> Expr:
+    condition, side, _ = like
+    return build.where(condition, e, ZERO) if side else build.where(condition, ZERO, e)
 
 
 # ---- like terms
@@ -153,6 +192,10 @@ def _weights(term: Expr) -> tuple[tuple[Expr, ...], Expr]:
 
 def constant_factor(e: Expr) -> tuple[float, Expr]:
     """(c, rest) with e == c * rest: a constant factor that every term of `e` has."""
+    masked = _masked(e)
+    if masked is not None:
+        c, rest = constant_factor(masked[2])
+        return c, _mask(masked, rest)
     if isinstance(e, Binary) and e.op == "mul" and (c := number(e.a)) is not None:
         return c, e.b
     if isinstance(e, Binary) and e.op == "add":

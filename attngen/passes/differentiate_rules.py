@@ -28,7 +28,7 @@ from attngen.ir.expr import (
 )
 from attngen.ir.online import OnlinePlan
 from attngen.ir.walk import walk
-from attngen.passes.differentiate_rows import contract
+from attngen.passes.differentiate_rows import contract, ratio, times
 
 Contributions: TypeAlias = list[tuple[Expr, Expr]]  # (argument, its share of the adjoint)
 _FLAT = ("floor", "not")
@@ -92,7 +92,7 @@ def shares(e: Expr, g: Expr) -> Contributions:
 def _shares(e: Expr, g: Expr) -> Contributions:
     match e:
         case Unary(op=op, x=x):
-            return [(x, mul(g, _SLOPES[op](x, e)))] if op in _SLOPES else []
+            return [(x, times(g, _SLOPES[op](x, e)))] if op in _SLOPES else []
         case Binary():
             return _binary(e, g)
         case Where(condition=condition, a=a, b=b):
@@ -100,7 +100,7 @@ def _shares(e: Expr, g: Expr) -> Contributions:
         case Cast(x=x):
             return [(x, g)]
         case Dot(a=a, b=b):
-            return [(a, mul(g, b)), (b, mul(g, a))]
+            return [(a, times(g, b)), (b, times(g, a))]
         case Recomputed(score=score):
             return [(score, mul(e, g))]  # the normaliser is a constant of the tile
         case Reduced(what="moment", norms=norms):
@@ -117,8 +117,8 @@ def _binary(e: Binary, g: Expr) -> Contributions:
         case "mul":
             both = g.feature is not None
             return [
-                (a, contract(g, b) if both and a.feature is None else mul(b, g)),
-                (b, contract(g, a) if both and b.feature is None else mul(a, g)),
+                (a, contract(g, b) if both and a.feature is None else times(g, b)),
+                (b, contract(g, a) if both and b.feature is None else times(g, a)),
             ]
         case "max":
             first = build.binary("le", b, a)
@@ -128,12 +128,12 @@ def _binary(e: Binary, g: Expr) -> Contributions:
             return [(a, build.where(first, g, ZERO)), (b, build.where(first, ZERO, g))]
         case "pow":
             lower = build.power(a, build.sub(b, ONE))
-            return [(a, mul(g, mul(b, lower))), (b, mul(g, mul(e, build.unary("log", a))))]
+            return [(a, times(g, mul(b, lower))), (b, times(g, mul(e, build.unary("log", a))))]
         case "mod":
             whole = build.unary("floor", build.div(a, b))
-            return [(a, g), (b, build.neg(mul(g, whole)))]
+            return [(a, g), (b, build.neg(times(g, whole)))]
         case "logaddexp":  # log(exp(lse) + exp(sink)): the lse side is the second sum of phi
-            return [(b, mul(g, build.unary("exp", build.sub(b, e))))]
+            return [(b, times(g, ratio(b, e)))]
         case _:
             return []
 

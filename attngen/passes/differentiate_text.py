@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from attngen.ir.backward import BackwardPlan, NumberSum, Product, TilePass
-from attngen.ir.expr import Axes, Dot, Expr, Known, Recomputed, Reduced, children
+from attngen.ir.expr import Axes, Dot, Expr, Known, Recomputed, Reduced, Row, children
 from attngen.ir.online import OnlinePlan
 from attngen.ir.text import formula
 from attngen.ir.walk import walk
@@ -28,7 +28,7 @@ class _Text:
         self.backward = backward
         self.names: dict[Expr, str] = {}
         self.user = names
-        self.taken = set(names.values())
+        self.taken: set[str] = set()
         for e in walk(*expressions(backward), *(p.phi for p in backward.passes)):
             if isinstance(e, Reduced):
                 self._name(e, _reduced(e, backward.forward))
@@ -53,7 +53,7 @@ class _Text:
             sign = "+=" if g.adds else "="
             yield f"grad {formula(g.of)} {sign} {self._text(g.value)}  # {g.place}{over}"
         if b.masked_coefficients:
-            yield "finished coefficients are masked: they may be infinite where the mask drops a pair"
+            yield "finished coefficients are masked: they may be infinite at a dropped pair"
 
     def _pass(self, p: TilePass) -> Iterator[str]:
         many = len(self.backward.passes) > 1
@@ -77,20 +77,26 @@ class _Text:
     def _shared(self, p: TilePass) -> Iterator[str]:
         """Names for weights, and for dots and named values that the tile uses."""
         classes = self.backward.forward.classes
+        scores = {c.score: "s" if len(classes) == 1 else f"s_{c.name}" for c in classes}
         roots = [p.phi, *p.coefficients(Axes.QUERY, Axes.KEY, Axes.NONE, Axes.TILE)]
         for e in walk(*roots):
             if e in self.names:
                 continue
-            if isinstance(e, Recomputed):
+            wish = self._wish(e, scores)
+            if wish:
                 text = self._text(e)
-                yield f"  {self._name(e, classes[e.index].name)} = {text}"
-            elif isinstance(e, Dot) and e.level == Axes.TILE and isinstance(e.a, Known):
-                text = self._text(e)
-                yield f"  {self._name(e, e.a.name.removeprefix('d_') + '_dot')} = {text}"
-            elif e in self.user and e.level == Axes.TILE and children(e):
-                text = self._text(e)
-                self.names[e] = self.user[e]
-                yield f"  {self.user[e]} = {text}"
+                yield f"  {self._name(e, wish)} = {text}"
+
+    def _wish(self, e: Expr, scores: Mapping[Expr, str]) -> str:
+        """What a part of the tile code should be called; nothing for one that needs no name."""
+        if isinstance(e, Recomputed):
+            return self.backward.forward.classes[e.index].name
+        if e.level != Axes.TILE or not children(e):
+            return ""
+        if isinstance(e, Dot) and isinstance(e.a, Known):
+            row = next((x.tensor for x in walk(e.b) if isinstance(x, Row)), "x")
+            return ("do_" if e.a.name == "d_out" else "dp_") + row
+        return self.user.get(e) or scores.get(e, "")
 
     def _coefficients(self, p: TilePass) -> Iterator[str]:
         """A name for each tile that products or sums read, in the order they are needed."""
@@ -117,7 +123,7 @@ class _Text:
 
     def _name(self, e: Expr, wish: str) -> str:
         name, number = wish, 1
-        while name in self.taken and self.user.get(e) != name:
+        while name in self.taken:
             number += 1
             name = f"{wish}_{number}"
         self.taken.add(name)

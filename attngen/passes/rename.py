@@ -23,7 +23,7 @@ head_group in_group q_start kv_start q_len kv_len batch heads kv_heads heads_tot
 group lo hi full_lo full_hi inner_lo inner_hi longer swap span
 """
 _STATE = """
-acc m_new m_safe alpha keep better score_max score_at candidate_max candidate_at candidate_best
+acc m_new m_safe alpha keep live better score_max score_at candidate_max candidate_at candidate_best
 w w_0 w_1 w_2 w_3 w_4 w_5 w_6 w_7 w_8 w_9 PARTIAL
 """
 _HELPERS = """

@@ -31,12 +31,6 @@ from attngen.reference.evaluator import Evaluator
 from attngen.reference.sizes import Sizes
 from attngen.reference.streams import Streams
 
-SCALE = 1.3716
-"""A kernel rounds weights before they are normalised: against a running maximum, a later or an
-earlier one, or none at all. So a weight of exactly 1 (a row with one key) is no exception to
-rounding, and weights are rounded at a scale that leaves no short number exact: at 1.0 the error is
-0.25% in bfloat16 and 0.034% in float16, two thirds of the largest possible."""
-
 
 @dataclass(frozen=True)
 class Place:
@@ -57,6 +51,7 @@ class Tile(Evaluator):
     rows: gives the rows of a tensor for the place's sequence and head, [length, width].
     blocks: keys the sparsity keeps, [queries, keys], or None.
     product: dtype that weights and rows are rounded to before they are multiplied, or None.
+    scale: weights are rounded at this multiple of themselves.
     """
 
     lead = 2
@@ -68,11 +63,12 @@ class Tile(Evaluator):
         place: Place,
         rows: Callable[[str], Tensor],
         product: torch.dtype | None = None,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(streams, sizes)
         self.place = place
         self.rows = rows
-        self.product = product
+        self.product, self.scale = product, scale
         self.keep = torch.ones(self.shape, dtype=torch.bool, device=streams.device)
 
     @property
@@ -203,7 +199,7 @@ class Tile(Evaluator):
             return self._sum_columns(weight, row)
         kept = torch.where(self.keep, weight, torch.zeros_like(weight))
         if self.product is not None:
-            kept = (kept * SCALE).to(self.product).to(self.compute) / SCALE
+            kept = (kept * self.scale).to(self.product).to(self.compute) / self.scale
             row = row.to(self.product).to(self.compute)
         return (kept @ row).unsqueeze(1)
 

@@ -22,10 +22,14 @@ MOST_ELEMENTS = 2**22  # of one intermediate value: bounds the memory of a call
 
 @dataclass(frozen=True)
 class Precision:
-    """compute: dtype of every operation; product: weights and rows are rounded to it before `@`."""
+    """compute: dtype of every operation; product: weights and rows are rounded to it before `@`.
+
+    scale: weights are rounded at this multiple of themselves.
+    """
 
     compute: torch.dtype
     product: torch.dtype | None = None
+    scale: float = 1.0
 
 
 class Run:
@@ -133,7 +137,9 @@ class Run:
         return Place(b, h, h * self.kv_heads // self.heads, 0, q_len, q_len, kv_len)
 
     def _tile(self, place: Place, rows: _Rows) -> Tile:
-        return Tile(self.streams, self.sizes, place, rows.of_head(place.h), self.precision.product)
+        precision = self.precision
+        own = rows.of_head(place.h)
+        return Tile(self.streams, self.sizes, place, own, precision.product, precision.scale)
 
     def _kept(self, place: Place, rows: _Rows) -> torch.Tensor:
         tile = self._tile(place, rows)

@@ -280,7 +280,7 @@ def _ragged_feature(tensor: Tensor, value: Any) -> bool:
 
 
 def _farthest(tensor: Tensor, value: Any) -> int:
-    """Bytes of the longest stride; rows themselves are below 2**30 (E506), and their offsets 64-bit."""
+    """Bytes of the longest stride; rows are below 2**30 (E506), and their offsets 64 bits wide."""
     if tensor.is_scalar or not tensor.axes:
         return 0
     steps = (value.stride(i) for i in range(value.ndim) if value.shape[i] > 1)

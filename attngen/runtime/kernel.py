@@ -18,6 +18,7 @@ from attngen.runtime.bind import bind, expectation, found
 from attngen.runtime.cache import Cache
 from attngen.runtime.checks import Call, Checker, feature_names
 from attngen.runtime.device import compatible, target_of
+from attngen.runtime.direct import direct, fixed_by_signature
 from attngen.runtime.empty import empty_results
 from attngen.runtime.launch import (
     Plan,
@@ -27,6 +28,7 @@ from attngen.runtime.launch import (
     require_boundaries,
     signature,
 )
+from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
 from attngen.runtime.support import require_backend, require_supported
 
@@ -105,10 +107,12 @@ class Kernel:
         self.compilations = 0
         self.notes: dict[str, None] = {}
         self.last: Specialisation | None = None
+        self._memory = Memory(self.cache)
         self._checker = Checker(spec.attention)
         self._made: dict[Request, Specialisation] = {}
         self._plans: dict[Hashable, Plan] = {}
-        self._count = len(self.declared)
+        self._names = tuple(tensor.name for tensor in self.declared)
+        self._count = len(self._names)
 
     @property
     def name(self) -> str:
@@ -132,14 +136,10 @@ class Kernel:
     def __call__(self, *tensors: Any, **by_name: Any) -> Any:
         """The result, or the tuple of results; CallError if the arguments do not fit."""
         if by_name or len(tensors) != self._count:
-            tensors = bind(self.declared, tensors, by_name)
+            tensors = self._bind(tensors, by_name)
         key = signature(tensors)
         plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plan(tensors)
-            if key is not None:
-                self._remember(key, plan)
-        return plan.run(tensors)
+        return self._first(key, tensors) if plan is None else plan.run(tensors)
 
     @property
     def source(self) -> str:
@@ -213,6 +213,26 @@ class Kernel:
         self.last = made
         return made
 
+    def _bind(self, tensors: Sequence[Any], by_name: Mapping[str, Any]) -> tuple[Any, ...]:
+        if not tensors and len(by_name) == self._count:
+            try:
+                return tuple(map(by_name.__getitem__, self._names))
+            except KeyError:
+                pass  # `bind` says what is wrong
+        return bind(self.declared, tensors, by_name)
+
+    def _first(self, key: Hashable | None, values: Sequence[Any]) -> Any:
+        """The first call of a signature: everything is looked at."""
+        plan = self._plan(values)
+        later = plan.entry
+        if plan.repeats:
+            plan.entry, later = direct(plan.entry, self._memory)
+        results = plan.run(values)
+        if key is not None:
+            plan.entry = later
+            self._remember(key, plan)
+        return results
+
     def _plan(self, values: Sequence[Any]) -> Plan:
         call = self._checker.check(values)
         _require_narrow(call, self.declared, values)
@@ -223,7 +243,7 @@ class Kernel:
         for position, name, total in boundaries:
             require_boundaries(name, values[position], total)
         entry: Callable[..., tuple[Any, ...]]
-        descriptors = False
+        descriptors = repeats = False
         if request is None:
 
             def entry(*arguments: Any) -> tuple[Any, ...]:
@@ -232,7 +252,10 @@ class Kernel:
         else:
             made = self.made(request)
             entry, descriptors = made.entry, made.schedule.loads == "descriptor"
-        return self._finish(call, entry, values, boundaries, descriptors)
+            repeats = fixed_by_signature(request.target, self.declared)
+        plan = self._finish(call, entry, values, boundaries, descriptors)
+        plan.repeats = repeats
+        return plan
 
     def _finish(
         self,

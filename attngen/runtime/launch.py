@@ -19,19 +19,14 @@ ALIGNMENT = 16  # bytes: what tensor descriptors ask of an address and of stride
 def signature(values: Sequence[Any]) -> Hashable | None:
     """Everything a plan depends on; None if an argument is no ordinary tensor or number."""
     key: list[Any] = []
+    add = key.append  # a call of every call: microseconds count here
     try:
         for v in values:
             if isinstance(v, torch.Tensor):
-                key += (
-                    v.shape,
-                    v.stride(),
-                    v.dtype,
-                    v.device,
-                    v.requires_grad,
-                    v.data_ptr() % ALIGNMENT,
-                )
+                address = v.data_ptr() % ALIGNMENT
+                add((v.shape, v.stride(), v.dtype, v.device, v.requires_grad, address))
             else:
-                key.append(type(v))
+                add(type(v))
         return tuple(key)
     except (RuntimeError, NotImplementedError):  # sparse, meta and fake tensors
         return None
@@ -42,7 +37,8 @@ class Plan:
     """One way to call: the host function, and what must be done to the arguments first.
 
     plain: nothing must be done; copies: (position, why); scalars, boundaries: positions to look at
-    in each call; guard: index of a GPU that is not always the current one.
+    in each call; guard: index of a GPU that is not always the current one; repeats: the signature
+    fixes the compiled kernels, so that later calls need not ask Triton for them.
     """
 
     call: Call
@@ -53,6 +49,7 @@ class Plan:
     scalars: tuple[tuple[int, Scalar], ...] = ()
     boundaries: tuple[tuple[int, str, int], ...] = ()
     guard: int | None = None
+    repeats: bool = False
 
     def run(self, values: Sequence[Any]) -> Any:
         """The result, or the tuple of results."""

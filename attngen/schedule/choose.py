@@ -20,9 +20,18 @@ from attngen.schedule.families import Point, family_of
 from attngen.schedule.schedule import Schedule
 
 RESERVED = 1024  # bytes of shared memory a multiprocessor keeps for itself, per program
-FIELDS = {"block_q": int, "block_k": int, "warps": int, "stages": int, "max_registers": int,
-          "loads": ("descriptor", "pointer"), "loops": ("split", "single"), "form": ("tile", "split"),
-          "precision": ("tf32", "ieee")}  # fmt: skip
+# option -> its words; a number has none
+FIELDS: dict[str, tuple[str, ...]] = {
+    "block_q": (),
+    "block_k": (),
+    "warps": (),
+    "stages": (),
+    "max_registers": (),
+    "loads": ("descriptor", "pointer"),
+    "loops": ("split", "single"),
+    "form": ("tile", "split"),
+    "precision": ("tf32", "ieee"),
+}
 
 
 def choose(
@@ -34,7 +43,7 @@ def choose(
 ) -> Schedule:
     """A good point for this program and target; `options` fix some of its fields.
 
-    short: few queries against many keys (decode). Raises SpecError E3 for an unknown option or value.
+    short: few queries against many keys (decode). SpecError E3: an unknown option or value.
     """
     found, fixed = footprint(program), options or {}
     precision = "tf32" if fixed.get("precision") == "tf32" else "ieee"
@@ -49,8 +58,10 @@ def fits(found: Footprint, schedule: Schedule, target: Target, point: Point) -> 
     room = min(target.shared_memory, share) if point.programs > 1 else target.shared_memory
     if schedule.stages > 1 and found.multiplies_add(schedule, target):
         return False  # operands of ordinary multiply-adds are copied to registers: nothing to stage
-    registers = family_of(target).registers.estimate(found, schedule, target)
-    return found.shared(schedule) <= room and registers <= point.registers
+    family = family_of(target)
+    registers = family.registers.estimate(found, schedule, target)
+    again = found.reused_bytes * schedule.stages * schedule.block_k if family.rereads else 0
+    return found.shared(schedule) + again <= room and registers <= point.registers
 
 
 def _tile(program: Program, found: Footprint, target: Target, start: Schedule) -> Schedule:
@@ -101,38 +112,26 @@ def _aligned(program: Program) -> bool:
 def _override(schedule: Schedule, options: Mapping[str, str | int | bool]) -> Schedule:
     changes: dict[str, Any] = {}
     for name, value in options.items():
-        allowed = FIELDS.get(name)
         if name == "backend" and value == "triton":
             continue
-        if allowed is None:
-            known = ", ".join(FIELDS)
-            raise SpecError(
-                Diagnostic(
-                    "E302",
-                    f"unknown schedule option `{name}`; known: {known}",
-                    help="block_q = 128",
-                )
-            )
-        if allowed is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise SpecError(
-                Diagnostic(
-                    "E303",
-                    f"{name} must be a positive integer, found {value!r}",
-                    help=f"{name} = 64",
-                )
-            )
-        if isinstance(allowed, tuple) and value not in allowed:
-            raise SpecError(Diagnostic("E303", f"{name} must be one of {', '.join(allowed)}, found {value!r}",
-                                       help=f"{name} = {allowed[0]}"))  # fmt: skip
-        if (
-            name in ("block_q", "block_k", "warps")
-            and isinstance(value, int)
-            and value & (value - 1)
-        ):
-            raise SpecError(
-                Diagnostic(
-                    "E303", f"{name} must be a power of two, found {value}", help=f"{name} = 64"
-                )
-            )
+        if (problem := _problem(name, value)) is not None:
+            raise SpecError(problem)
         changes[name] = value
     return replace(schedule, **changes)
+
+
+def _problem(name: str, value: str | int | bool) -> Diagnostic | None:
+    if name not in FIELDS:
+        message = f"unknown schedule option `{name}`; known: {', '.join(FIELDS)}"
+        return Diagnostic("E302", message, help="block_q = 128")
+    words = FIELDS[name]
+    if words:
+        known = f"{name} must be one of {', '.join(words)}, found {value!r}"
+        return None if value in words else Diagnostic("E303", known, help=f"{name} = {words[0]}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        message = f"{name} must be a positive integer, found {value!r}"
+        return Diagnostic("E303", message, help=f"{name} = 64")
+    if name in ("block_q", "block_k", "warps") and value & (value - 1):
+        message = f"{name} must be a power of two, found {value}"
+        return Diagnostic("E303", message, help=f"{name} = 64")
+    return None

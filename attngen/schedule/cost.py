@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir.build import is_number
 from attngen.ir.expr import Axes, Dot, Expr, Load, Row, Side, Uniform
+from attngen.ir.index import FirstGe
 from attngen.ir.online import OnlinePlan
 from attngen.ir.program import Program
 from attngen.ir.walk import walk
@@ -16,17 +17,18 @@ from attngen.schedule.schedule import Schedule
 
 BOUNDED = 138.0  # nats between a score's bounds up to which the backend keeps no running maximum
 BOUNDED_F16 = 19.0
-MULTIPLY_BASE = 40  # registers beside the operands where products are ordinary multiply-adds
+MULTIPLY_BASE = 37  # registers beside the operands where products are ordinary multiply-adds
 
 
 @dataclass(frozen=True)
 class Footprint:
     """What a program holds per query row, per key and per pair of them.
 
-    query_bytes, key_bytes: of all row tensors of a side; query_width, accumulator_width: columns;
-    tiles: products and softmax classes; words: registers alive per element of a score tile;
-    columns: vectors of one value per key that a score or a mask keeps; bounded: no class keeps a
-    running maximum; wide: the streams are float32.
+    query_bytes, key_bytes: of all row tensors of a side; reused_bytes: of key_bytes, what both
+    products read; query_width, accumulator_width: columns; tiles: products and softmax classes;
+    words: registers alive per element of a score tile; columns: vectors of one value per key that
+    a score or a mask keeps; searched: ranges of keys are found at run time, by scans or by testing
+    each tile; bounded: no class keeps a running maximum; wide: the streams are float32.
     """
 
     query_bytes: int
@@ -34,8 +36,10 @@ class Footprint:
     query_width: int
     accumulator_width: int
     tiles: int
+    reused_bytes: int = 0
     words: float = 1.5
     columns: float = 0.0
+    searched: bool = False
     bounded: bool = False
     wide: bool = False
 
@@ -57,24 +61,29 @@ class Registers:
     """How a family of targets spends the registers of a thread, fitted to its compiler's reports.
 
     base: addresses and row statistics; query: share of the query tile kept in registers;
-    operand: share of a key tile that each warp holds as the operand of a product.
+    operand: share of a key tile that each warp holds as the operand of a product; rows: the fewest
+    query rows that a warp holds, however small the tile.
     """
 
     base: int
     query: float = 0.0
     operand: float = 0.0
+    rows: int = 0
 
     def estimate(self, found: Footprint, schedule: Schedule, target: Target) -> float:
         """32-bit registers a thread needs."""
         rows = schedule.block_q / (schedule.warps * target.warp)
         if found.multiplies_add(schedule, target):
             products = 2 * max(found.query_width, found.accumulator_width)
-            return MULTIPLY_BASE + rows * schedule.block_k * (products / 5 + found.words)
+            operands = products * (0.2 if target.family == "cuda" and not found.searched else 0.5)
+            base = MULTIPLY_BASE + 2 * found.tiles
+            return base + rows * schedule.block_k * (operands + found.words)
         per_row = found.accumulator_width + found.words * schedule.block_k
-        per_row += self.query * found.query_bytes / 4
+        least = self.rows / target.warp
+        queries = self.query * max(rows, least) * found.query_bytes / 4
         held = self.operand * found.key_bytes / 4 / target.warp + found.columns / 4
         statistics = 8 if found.bounded else 0  # no maxima and no factors
-        return self.base - statistics + rows * per_row + held * schedule.block_k
+        return self.base - statistics + queries + rows * per_row + held * schedule.block_k
 
 
 def footprint(program: Program) -> Footprint:
@@ -93,8 +102,10 @@ def footprint(program: Program) -> Footprint:
         query_width=sum(_padded(w) for w in widths[Side.QUERY].values()),
         accumulator_width=sum(_padded(_size(row.feature)) for row in payloads),
         tiles=len(_dots(program)) + len(plan.classes),
+        reused_bytes=_reused(program, bytes_of),
         words=_words(program),
         columns=_columns(program),
+        searched=_searched(program),
         bounded=bool(plan.classes) and all(c.high - c.low <= _limit(streams) for c in plan.classes),
         wide=Dtype.F32 in streams,
     )
@@ -125,6 +136,14 @@ def _words(program: Program) -> float:
     return len(_dots(program)) + half + 4 * captured + 3 * random + sorts
 
 
+def _reused(program: Program, bytes_of: Mapping[str, int]) -> int:
+    """Bytes per key of payload rows whose tensor the scores read too (`v = k[:512]`)."""
+    scored = {e.tensor for e in walk(*_tile_roots(program)) if isinstance(e, Row)}
+    payloads = [a.row for a in program.online.accumulators if a.row is not None]
+    rows = {e for e in walk(*payloads) if isinstance(e, Row) and e.tensor in scored}
+    return sum(_padded(_size(e.width)) * bytes_of[e.tensor] for e in rows)
+
+
 def _columns(program: Program) -> float:
     """Captured columns; packed keys pass through registers; rows of results and two sides: half."""
     nodes = set(walk(*_tile_roots(program)))
@@ -132,6 +151,11 @@ def _columns(program: Program) -> float:
     packed = any(t.packed for t in program.attention.tensors)
     late = row_tensors(program) - {e.tensor for e in _rows(program)}
     return captured + packed + 0.5 * (two_sided(program) + len(late))
+
+
+def _searched(program: Program) -> bool:
+    way = program.mask.forward
+    return bool(way.leftovers) or any(isinstance(r.lo.term, FirstGe) for r in way.row)
 
 
 def two_sided(program: Program) -> bool:

@@ -1,7 +1,7 @@
 """What is known about each family of targets: points in order of preference, register use.
 
-Points of sm_90 were measured on an H200 with Triton 3.6; the others, and all figures of `Registers`,
-were read from compiler reports. docs/schedules.md has the tables.
+Points of sm_90 were measured on an H200 with Triton 3.6; the others, and all of `Registers`, were
+read from compiler reports. docs/schedules.md has the tables.
 """
 
 from __future__ import annotations
@@ -38,12 +38,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Family:
-    """Targets whose compiler treats a tile alike; descriptors: loads by tensor descriptor pay."""
+    """Targets whose compiler treats a tile alike.
+
+    descriptors: loads by tensor descriptor pay; rereads: a key tile that both products read is held
+    twice in shared memory.
+    """
 
     name: str
     registers: Registers
     points: tuple[Point, ...]
     descriptors: bool = False
+    rereads: bool = False
 
 
 # The tail that every family shares: ever smaller tiles, for wide heads and many accumulators.
@@ -54,7 +59,6 @@ _SMALL = (
     Point(32, 32, 8, 1),
     Point(32, 16, 8, 1),
     Point(16, 16, 8, 1),
-    Point(16, 16, 4, 1),
 )
 HOPPER = Family(
     "wgmma",
@@ -83,6 +87,7 @@ BLACKWELL = Family(
         *_SMALL,
     ),
     descriptors=True,
+    rereads=True,
 )
 AMPERE = Family(
     "mma.sync",
@@ -102,8 +107,8 @@ CDNA = Family(
 )
 RDNA = Family(
     "wmma",
-    Registers(base=44, query=2.0, operand=1.0),
-    (Point(128, 64, 8, 1), Point(128, 32, 8, 1), Point(64, 32, 8, 1), Point(32, 32, 4, 1), *_SMALL),
+    Registers(base=84, query=2.0, rows=16, operand=0.5),
+    (Point(128, 32, 8, 1), Point(32, 32, 4, 1), Point(32, 16, 4, 1), Point(16, 16, 8, 1)),
 )
 _FAMILIES = {
     "sm_90": HOPPER,

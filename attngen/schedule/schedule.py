@@ -1,4 +1,4 @@
-"""A schedule: how a program is tiled and staged. It changes speed, never results beyond rounding."""
+"""A schedule: how a program is tiled and staged. It changes speed, results only in rounding."""
 
 from __future__ import annotations
 

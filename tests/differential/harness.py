@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,11 +39,16 @@ def example(name: str) -> str:
     return (FOLDER / f"{name}.attn").read_text(encoding="utf-8")
 
 
-def kernel(text: str, **options: object) -> Kernel:
-    """The kernel of a spec with schedule options on top of its own."""
+@functools.lru_cache(maxsize=512)
+def _kernel(text: str, options: tuple[tuple[str, object], ...]) -> Kernel:
     source = Source("<test>", text)
     attention = load(source, {})
-    return Kernel(Spec(source, {}, attention, {**dict(attention.schedule), **options}))
+    return Kernel(Spec(source, {}, attention, {**dict(attention.schedule), **dict(options)}))
+
+
+def kernel(text: str, **options: object) -> Kernel:
+    """The kernel of a spec with schedule options on top of its own; the same one each time."""
+    return _kernel(text, tuple(options.items()))
 
 
 def inputs(made: Kernel, sizes: dict[str, int], seed: int = 0, **how: object) -> dict:

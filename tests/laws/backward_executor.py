@@ -86,9 +86,10 @@ class _Head:
                 self.known[t.leaf] = self.zeros(t.leaf)
             for q in queries:  # queries pass
                 for k in keys:
-                    self.tile(p, self.values(q, k), (Axes.QUERY, Axes.NONE))
+                    values = self.values(q, k)
+                    self.tile(p, values, (Axes.QUERY, Axes.NONE))
                     for s in p.stores:
-                        self.add(s.of, self.values(q, k), self.masked(self.values(q, k), s.value))
+                        self.add(s.of, values, self.masked(values, s.value))
             for k in keys:  # keys pass
                 for q in queries:
                     self.tile(p, self.values(q, k), (Axes.KEY,))

@@ -54,10 +54,11 @@ def _declared(name, data, side):
     return Tensor(name, first[0], dtype, (*axes, Axis(str(x.shape[3]), "feature", x.shape[3])))
 
 
-def _uniform(seed, shape):
+def _uniform(seed, shape, sequence=0):
     """The reference's numbers for every pair."""
     b, h, _, nq, nk = shape
     grids = torch.meshgrid(*(torch.arange(n) for n in (b, h, nq, nk)), indexing="ij")
+    grids = (grids[0] + sequence, *grids[1:])
     return philox.uniform(seed, tuple(reversed(grids)), torch.float64)
 
 
@@ -106,7 +107,7 @@ def _piece(program, leaves, sequence):
     shape = _shape(program, tensors)
     data = Data(tensors, shape)
     if "seed" in tensors:
-        data.uniform = _uniform(int(tensors["seed"]), shape)
+        data.uniform = _uniform(int(tensors["seed"]), shape, sequence or 0)
     return data, laid
 
 

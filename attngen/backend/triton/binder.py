@@ -128,9 +128,10 @@ class Binder:
 
     def chunk_texts(self, e: Expr, reduced: Mapping[Expr, Sequence[str]] | None = None) -> list[str]:
         """The text of a row-valued expression, chunk by chunk; numbers in it must be printable."""
-        reduced = reduced or {}
+        below = set(walk(e))
+        reduced = {x: texts for x, texts in (reduced or {}).items() if x in below}
         out = []
-        rows = [x for x in walk(e) if isinstance(x, Row)]
+        rows = [x for x in below if isinstance(x, Row)]
         for i in range(len(self._count_chunks(e, reduced))):
             before = dict(self.printer.bound)
             for row in rows:
@@ -143,8 +144,7 @@ class Binder:
         return out
 
     def _count_chunks(self, e: Expr, reduced: Mapping[Expr, Sequence[str]]) -> Sequence[object]:
-        inside = [reduced[x] for x in walk(e) if x in reduced]
-        return inside[0] if inside else self.chunks(e)
+        return next(iter(reduced.values()), None) or self.chunks(e)
 
     def _place_numbers(self, e: Expr, shape: str) -> None:
         for child in children(e):

@@ -6,8 +6,8 @@ from attngen.backend.triton.binder import Binder
 from attngen.backend.triton.facts import Facts
 from attngen.backend.triton.index_printer import IndexPrinter
 from attngen.backend.triton.inputs import Inputs
-from attngen.backend.triton.layout import layout
-from attngen.backend.triton.limits import Runs, row_keep
+from attngen.backend.triton.layout import Layout, layout
+from attngen.backend.triton.limits import QUERIES, Limits, Owner, Runs
 from attngen.backend.triton.loops import Loops, build_loops
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.outputs import Outputs
@@ -18,6 +18,7 @@ from attngen.backend.triton.text import used
 from attngen.core.target import Target
 from attngen.ir.attention import Attention
 from attngen.ir.expr import Index, Load, Side
+from attngen.ir.index import TileExtreme
 from attngen.ir.program import Program
 from attngen.schedule.schedule import Schedule
 
@@ -31,6 +32,8 @@ class Context:
     """
 
     rows = "queries"
+    owner: Owner = QUERIES
+    make_binder: type[Binder] = Binder
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class Context:
         target: Target,
         entry: str,
         frame: Frame | None = None,
+        cuts: Layout | None = None,
     ) -> None:
         self.program, self.schedule, self.target, self.entry = program, schedule, target, entry
         self.attention: Attention = program.attention
@@ -47,9 +51,13 @@ class Context:
         self.names, self.parameters = Names(), Parameters()
         self.frame = frame or Frame()
         self.sizes: Sizes = sizes(self.attention)
-        self.layout = layout(self.attention, self.plan)
+        self.layout = cuts or layout(self.attention, self.plan)
         self.form = Form(
-            schedule.block_q, schedule.block_k, schedule.loads == "descriptor", self.rows
+            schedule.block_q,
+            schedule.block_k,
+            schedule.loads == "descriptor",
+            self.rows,
+            self.owner is QUERIES,
         )
         for t in self.attention.tensors:
             self.names.take(f"{t.name}_ptr")
@@ -58,7 +66,7 @@ class Context:
         )
         self.inputs = Inputs(self.attention, self.parameters, self.names, self.sizes)
         self.printer = Printer(self.frame, self.inputs.load)
-        self.binder = Binder(
+        self.binder = self.make_binder(
             self.printer,
             self.names,
             self.layout,
@@ -69,7 +77,7 @@ class Context:
         self.outputs = Outputs(
             self.attention, self.plan, self.sizes, schedule.block_q, self.parameters
         )
-        self.runs = Runs(self.inputs, self.names, self.printer.helpers)
+        self.runs = Runs(self.inputs, self.names, self.printer.helpers, self.owner)
         self.limit_lines: list[str] = []
         self.keep_text: str | None = None
         self._limits_tried = False
@@ -118,8 +126,8 @@ class Context:
 
     def _variables(self) -> dict[str, str]:
         names = {
-            "q0": "row0",
-            "q1": "row1",
+            self.owner.begin.text: self.owner.first,
+            self.owner.end.text: self.owner.stop,
             "q_len": "q_len",
             "kv_len": "kv_len",
             "b": "b",
@@ -136,27 +144,36 @@ class Context:
             self._variables(),
             self.inputs.address,
             self.inputs.element,
-            self.inputs.tile_extreme,
+            self.tile_extreme,
             self.runs.scalar,
             self.printer.helpers,
         )
-        return build_loops(
-            self.mask_plan, printer, self.schedule.block_k, self.schedule.loops == "single"
-        )
+        over_keys = self.owner is QUERIES
+        block = self.schedule.block_k if over_keys else self.schedule.block_q
+        single = self.schedule.loops == "single"
+        return build_loops(self.mask_plan, printer, block, single, not over_keys)
+
+    def tile_extreme(self, e: TileExtreme) -> str | None:
+        """Least or greatest of a row of an input over the tile a program owns."""
+        o = self.owner
+        return self.inputs.tile_extreme(e, o.begin, o.end, o.vector, o.inside)
 
     def row_keep(self) -> str | None:
         """The mask of a partial tile by row limits, if the plan gives them."""
         if self.plan.mask is None:
             return None
         printer = IndexPrinter(
-            {**self._variables(), "q": "q_idx", "q_pos": "q_pos"},
+            {**self._variables(), self.owner.position.text: self.owner.vector, "q_pos": "q_pos"},
             self.inputs.address,
-            self.inputs.row_element,
+            self.inputs.row_element if self.owner is QUERIES else self.inputs.column_element,
             lambda _: None,
             self.runs.vector,
             self.printer.helpers,
         )
-        return row_keep(self.mask_plan, printer, self.frame, self.names, self.limit_lines)
+        limits = Limits(
+            self.mask_plan, printer, self.frame, self.names, self.limit_lines, self.owner
+        )
+        return limits.keep()
 
     @property
     def has_full_tiles(self) -> bool:
@@ -185,7 +202,7 @@ class Context:
         if q is None:
             return None
         self.printer.helpers.add("sequence_of")
-        for name in {q, kv or q}:
+        for name in dict.fromkeys((q, kv or q)):
             self.parameters.add(f"{name}_ptr", "*i32", name, True)
         return {"q": q, "kv": kv or q}
 

@@ -80,7 +80,7 @@ class _File:
             if table.table[p].type in ("i32", "i64") and not table.table[p].specialised
         ]
         return {
-            "decorator": _decorator(free),
+            "decorator": decorator(free),
             "signature": call(f"def {name}", parameters, ":"),
             "doc": doc,
             "body": body,
@@ -105,9 +105,9 @@ class _File:
         lines = []
         for p in parameters:
             if table.table[p].descriptor:
-                lines += _lines(call(f"{p} = TensorDescriptor", table.table[p].descriptor, "", 4))
+                lines += lines_of(call(f"{p} = TensorDescriptor", table.table[p].descriptor, "", 4))
         arguments = [table.table[p].host for p in parameters]
-        return lines + _lines(call(f"{name}[{grid}]", arguments + options, "", 4))
+        return lines + lines_of(call(f"{name}[{grid}]", arguments + options, "", 4))
 
     def _options(self, warps: int, stages: int) -> list[str]:
         options = [f"num_warps={warps}", f"num_stages={stages}"]
@@ -258,12 +258,12 @@ def _returned(outputs: Outputs) -> str:
     return f"return ({names},)" if len(outputs.results) == 1 else f"return {names}"
 
 
-def _decorator(free: list[str]) -> str:
+def decorator(free: list[str]) -> str:
     if not free:
         return "@triton.jit"
     head = "@triton.jit(do_not_specialize="
     return call(head, [f'"{p}"' for p in free], "", 0).replace("=(", "=[", 1)[:-1] + "])"
 
 
-def _lines(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
     return text.split("\n    ")

@@ -68,6 +68,8 @@ class Inputs:
         return self._base(t, fixed), moving
 
     def _index(self, t: Tensor, i: int, index: Expr, printer: Printer) -> str:
+        if t.packed and index is Index("q_idx"):
+            return "(q_start + q_idx)"  # a number per row of the packed queries
         plain = isinstance(index, Index) and index.name in _PLAIN
         if plain or isinstance(index, Const):
             return printer.text(index, ATOM)
@@ -117,9 +119,18 @@ class Inputs:
         text = f"tl.load({self.address(e.tensor, index)}, mask=inside, other=0)"
         return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
 
-    def tile_extreme(self, e: ix.TileExtreme) -> str | None:
-        """Least or greatest over the tile's own queries; None for any other span."""
-        if e.lo is not ix.var("q0") or e.hi is not ix.var("q1") - 1:
+    def column_element(self, e: ix.Element, index: tuple[str, ...]) -> str:
+        """One element per key of the tile, or a scalar."""
+        if "k" not in e.names:
+            return self.element(e, index)
+        text = f"tl.load({self.address(e.tensor, index)}, mask=live, other=0)"
+        return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+
+    def tile_extreme(
+        self, e: ix.TileExtreme, begin: ix.Poly, end: ix.Poly, vector: str, inside: str
+    ) -> str | None:
+        """Least or greatest over the tile's own positions; None for any other span."""
+        if e.lo is not begin or e.hi is not end - 1:
             return None
         lead = []
         for p in e.row.index[:-1]:
@@ -128,7 +139,13 @@ class Inputs:
             lead.append(p.term.name)
         pointer = self.address(e.row.tensor, tuple(lead))
         other = "-2147483648" if e.kind == "max" else "2147483647"
-        return f"tl.{e.kind}(tl.load({pointer} + q_idx, mask=inside, other={other}), 0)"
+        return f"tl.{e.kind}(tl.load({pointer} + {vector}, mask={inside}, other={other}), 0)"
+
+    def cells(self, t: Tensor, e: Load, printer: Printer) -> tuple[str, str]:
+        """(pointers, mask) of one element of `t` per position of the tile, to store at."""
+        base, moving = self._split(t, e, printer)
+        mask = _mask(printer.frame.shape(e), printer).removeprefix(", mask=")
+        return " + ".join([base, *moving]), mask
 
 
 def _mask(shape: str, printer: Printer) -> str:

@@ -33,12 +33,18 @@ class Loops:
     widened: bool = False
 
 
-def build_loops(plan: MaskPlan, printer: IndexPrinter, block: int, single: bool) -> Loops:
-    """The loops of a query tile; `single`: one loop, every tile masked."""
+def build_loops(
+    plan: MaskPlan, printer: IndexPrinter, block: int, single: bool, transposed: bool = False
+) -> Loops:
+    """The loops of a query tile over keys, or of a key tile over queries (`transposed`).
+
+    single: one loop, every tile masked.
+    """
+    way = plan.transposed if transposed else plan.forward
     try:
-        return _build(plan, plan.forward, printer, block, single)
+        return _build(plan, way, printer, block, single)
     except NoScalarForm:
-        lines = ("lo = 0", "hi = kv_len")
+        lines = ("lo = 0", "hi = q_len" if transposed else "hi = kv_len")
         return Loops(lines, (Loop("lo", "hi", True),), widened=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from attngen.backend.triton.shape import TILE, Frame
+from attngen.backend.triton.shape import COLUMN, ROW, TILE, Frame
 from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.ir import build
 from attngen.ir.expr import (
@@ -101,7 +101,9 @@ class Printer:
             case Uniform():
                 self.helpers.add("uniform")
                 seed = self.text(e.seed)
-                return f"uniform({seed}, b, h, q_idx, kv_idx)", ATOM
+                row = self.frame.spread("q_idx", ROW, TILE)
+                column = self.frame.spread("kv_idx", COLUMN, TILE)
+                return f"uniform({seed}, b, h, {row}, {column})", ATOM
             case Row() | Dot() | Reduced() | Known() | Recomputed() | Hot():
                 raise unbound(e)
             case Size() | Softmax() | Sum() | LogSumExp() | Top() | State() | Outer() | MatMul():

@@ -78,7 +78,7 @@ class Split(Forward):
             self._variables(),
             self.inputs.address,
             self.inputs.element,
-            self.inputs.tile_extreme,
+            self.tile_extreme,
             self.runs.scalar,
             self.printer.helpers,
         )

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from attngen.backend.triton.binder import Binder
 from attngen.backend.triton.layout import Chunk
-from attngen.backend.triton.printer import ADD, ATOM, LOG2E, MUL, scale_by
+from attngen.backend.triton.printer import ADD, ATOM, LOG2E, MUL, OR, scale_by
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
 from attngen.ir import build
-from attngen.ir.expr import Axes, Dot, Expr, Index, Row, children
+from attngen.ir.expr import Axes, Binary, Dot, Expr, Index, Row, children
 from attngen.ir.online import Accumulator, OnlinePlan, TopList, Weights
 from attngen.passes.score import ScoreParts, split_score
 
@@ -80,6 +80,12 @@ class Step:
     mask_columns: Sequence[str] = ()
     mask_lines: Sequence[str] = ()
     keep: str = ""
+    live: str = ""
+
+    @property
+    def payloads(self) -> list[str]:
+        """Names of the tiles of rows that weights are multiplied with, each once."""
+        return list(dict.fromkeys(name for a in self.accumulators for name in a.payload))
 
     @property
     def state(self) -> list[str]:
@@ -102,7 +108,7 @@ def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | str | 
     accumulators = [(i, a) for i, a in enumerate(plan.accumulators) if a.stage == stage]
     tops = [(i, t) for i, t in enumerate(plan.tops) if t.stage == stage]
     parts = {i: split_score(c.score) for i, c in classes}
-    printed = {i: _printed_score(parts[i], c, anchor, half) for i, c in classes}
+    printed = {i: printed_score(parts[i], c, anchor, half) for i, c in classes}
     binder.count(*(e for e, _ in printed.values()), *(a.scalar for _, a in accumulators),
                  *(t.score for _, t in tops))  # fmt: skip
     many = len(plan.classes) > 1
@@ -118,10 +124,35 @@ def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | str | 
     step.payload_tiles = tuple(t for t in binder.key_tiles if t not in step.score_tiles)
     step.columns, step.tile_lines = list(binder.sections[COLUMN]), list(binder.sections[TILE])
     place_mask(binder, step, mask, tail)
+    _place_live(binder, step, plan.mask)
     return step
 
 
-def _printed_score(parts: ScoreParts, c: Weights, anchor: Expr, half: str) -> tuple[Expr, float]:
+def _place_live(binder: Binder, step: Step, mask: Expr | None) -> None:
+    """`live`: the condition on keys alone, if the mask has one.
+
+    A key that no query keeps may hold anything: its row is put to zero before the product, where
+    NaN would survive its weight of zero. (Past the end of the keys the loads give zeros.)
+    """
+    conditions = [c for c in _conjuncts(mask) if binder.printer.frame.shape(c) == COLUMN]
+    if not conditions:
+        return
+    before = len(binder.sections[COLUMN])
+    for condition in conditions:
+        for part in children(condition):
+            binder.place(part, COLUMN)
+    step.mask_columns = [*step.mask_columns, *binder.sections[COLUMN][before:]]
+    level = ATOM if len(conditions) > 1 else OR
+    step.live = " & ".join(binder.printer.text(c, level) for c in conditions)
+
+
+def _conjuncts(mask: Expr | None) -> list[Expr]:
+    if isinstance(mask, Binary) and mask.op == "and":
+        return [*_conjuncts(mask.a), *_conjuncts(mask.b)]
+    return [] if mask is None else [mask]
+
+
+def printed_score(parts: ScoreParts, c: Weights, anchor: Expr, half: str) -> tuple[Expr, float]:
     """What the tile computes, and the factor that then takes it to log2 units.
 
     Terms constant along a row are left out where the running maximum absorbs them, linear terms are

@@ -151,13 +151,15 @@ class Form:
     """How a kernel's rows are laid out.
 
     block_q, block_k: of a tile; descriptors: rows come by tensor descriptor where they can;
-    rows: "queries" of one head, "group" (queries of every head of a group) or "one" (a single row).
+    rows: "queries" of one head, "group" (queries of every head of a group) or "one" (a single row);
+    owns_queries: a program owns a tile of queries and loops over keys, or the other way round.
     """
 
     block_q: int
     block_k: int
     descriptors: bool
     rows: str = "queries"
+    owns_queries: bool = True
 
 
 class Streams:
@@ -240,7 +242,9 @@ class Streams:
         narrow = f"{columns} < {c.width}" if c.padded else ""
         offset = columns if c.start == 0 else f"({c.start} + {columns})"
         inside = "inside" if side is Side.QUERY else "(kv_idx < kv_len)"
-        first = "row0" if side is Side.QUERY else "n"
+        owned = (side is Side.QUERY) == self.form.owns_queries
+        loop = "n" if self.form.owns_queries else "m"
+        first = ("row0" if side is Side.QUERY else "col0") if owned else loop
         if t.packed:
             first = f"{'q_start' if side is Side.QUERY else 'kv_start'} + {first}"
         batch = "0" if t.axis("batch") is None else "b"

@@ -38,8 +38,21 @@ def first_ge(row, value, length):
 
 
 @triton.jit
-def alibi_documents_step(acc_v, m_i, l_i, q, slope, doc_q, k_tiles, v_tiles, kv_len, doc_base, b, h_kv, n,
-                         row0, q_idx, PARTIAL: tl.constexpr):
+def larger(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def run_starts(row, at, inside, first):
+    """Start of the run of equal elements around each position of a tile; `first`: of the first one."""
+    here = tl.load(row + at, mask=inside, other=0)
+    before = tl.load(row + at - 1, mask=inside & (at > 0), other=0)
+    return tl.associative_scan(tl.where(inside & (here != before), at, first), 0, larger)
+
+
+@triton.jit
+def alibi_documents_step(acc_v, m_i, l_i, q, slope, k_tiles, v_tiles, doc_starts, b, h_kv, n, row0, q_idx,
+                         PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
     k = k_tiles.load([b, h_kv, n, 0]).reshape(64, 128)  # [keys, D]
@@ -47,8 +60,7 @@ def alibi_documents_step(acc_v, m_i, l_i, q, slope, doc_q, k_tiles, v_tiles, kv_
     s = tl.dot(q, k.T)
     score = column[None, :] + 0.12751743082459868 * s  # log2 units
     if PARTIAL:
-        doc_k = tl.load(doc_base + kv_idx, mask=kv_idx < kv_len, other=0)
-        keep = (doc_q[:, None] == doc_k[None, :]) & (kv_idx[None, :] <= q_idx[:, None])
+        keep = (kv_idx[None, :] >= doc_starts[:, None]) & (kv_idx[None, :] <= q_idx[:, None])
         score = tl.where(keep, score, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(score, 1))
     m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if PARTIAL else m_new
@@ -61,9 +73,9 @@ def alibi_documents_step(acc_v, m_i, l_i, q, slope, doc_q, k_tiles, v_tiles, kv_
     return acc_v, m_i, l_i
 
 
-@triton.jit(do_not_specialize=["group", "q_len", "kv_len", "heads", "heads_in_l2", "doc_stride_0"])
-def alibi_documents_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, kv_len, heads, heads_in_l2,
-                            slope_ptr, doc_stride_0, doc_ptr):
+@triton.jit(do_not_specialize=["group", "q_len", "heads", "heads_in_l2", "doc_stride_0"])
+def alibi_documents_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, heads, heads_in_l2,
+                            doc_stride_0, doc_ptr, slope_ptr):
     """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
     tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
@@ -77,29 +89,30 @@ def alibi_documents_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, kv
     row1 = tl.minimum(row0 + 64, q_len)
     q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
-    slope_base = slope_ptr + h
     doc_base = doc_ptr + b.to(tl.int64) * doc_stride_0
+    slope_base = slope_ptr + h
     q = q_tiles.load([b, h, row0, 0]).reshape(64, 128)  # [queries, D]
     slope = tl.load(slope_base)
-    doc_q = tl.load(doc_base + q_idx, mask=inside, other=0)
+    doc_start = first_ge(doc_base, tl.load(doc_base + row0), row0 + 1)  # of the first query's run
+    doc_starts = run_starts(doc_base, q_idx, inside, doc_start)  # [queries]
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
-    lo = first_ge(doc_base, tl.load(doc_base + row0), kv_len) // 64 * 64
+    lo = doc_start // 64 * 64
     hi = row1
-    full_lo = tl.maximum(tl.cdiv(first_ge(doc_base, tl.load(doc_base + (row1 - 1)), kv_len), 64) * 64, lo)
+    full_lo = tl.maximum(tl.cdiv(tl.max(doc_starts, 0), 64) * 64, lo)
     full_hi = tl.maximum((row0 + 1) // 64 * 64, full_lo)
     acc_v = tl.zeros([64, 128], tl.float32)
     m_i = tl.full([64], float("-inf"), tl.float32)
     l_i = tl.zeros([64], tl.float32)
-    for n in tl.range(lo, tl.minimum(full_lo, hi), 64, num_stages=3):
-        acc_v, m_i, l_i = alibi_documents_step(acc_v, m_i, l_i, q, slope, doc_q, k_tiles, v_tiles, kv_len,
-                                               doc_base, b, h_kv, n, row0, q_idx, True)
-    for n in tl.range(full_lo, full_hi, 64, num_stages=3):
-        acc_v, m_i, l_i = alibi_documents_step(acc_v, m_i, l_i, q, slope, doc_q, k_tiles, v_tiles, kv_len,
-                                               doc_base, b, h_kv, n, row0, q_idx, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=3):
-        acc_v, m_i, l_i = alibi_documents_step(acc_v, m_i, l_i, q, slope, doc_q, k_tiles, v_tiles, kv_len,
-                                               doc_base, b, h_kv, n, row0, q_idx, True)
+    for n in tl.range(lo, tl.minimum(full_lo, hi), 64, num_stages=3, disable_licm=True):
+        acc_v, m_i, l_i = alibi_documents_step(acc_v, m_i, l_i, q, slope, k_tiles, v_tiles, doc_starts, b,
+                                               h_kv, n, row0, q_idx, True)
+    for n in tl.range(full_lo, full_hi, 64, num_stages=3, disable_licm=True):
+        acc_v, m_i, l_i = alibi_documents_step(acc_v, m_i, l_i, q, slope, k_tiles, v_tiles, doc_starts, b,
+                                               h_kv, n, row0, q_idx, False)
+    for n in tl.range(full_hi, hi, 64, num_stages=3, disable_licm=True):
+        acc_v, m_i, l_i = alibi_documents_step(acc_v, m_i, l_i, q, slope, k_tiles, v_tiles, doc_starts, b,
+                                               h_kv, n, row0, q_idx, True)
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = (acc_v / l_i[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
@@ -121,7 +134,6 @@ def alibi_documents(q, k, v, slope, doc):
     alibi_documents_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 128]),
                                                     TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
                                                     TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
-                                                    out, heads // kv_heads, q_len, kv_len, heads,
-                                                    heads_in_l2, slope, doc.stride(0), doc, num_warps=4,
-                                                    num_stages=3)
+                                                    out, heads // kv_heads, q_len, heads, heads_in_l2,
+                                                    doc.stride(0), doc, slope, num_warps=4, num_stages=3)
     return (out,)

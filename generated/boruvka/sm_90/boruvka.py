@@ -13,7 +13,7 @@ attention boruvka {
   index = argmin(max(d2, max(core[q_idx], core[kv_idx])))
   return reach, index
 }
-Schedule: block_q=128, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=16, block_k=16, warps=8, stages=1, loads=pointer, loops=split, form=tile, precision=ieee
 
 [attngen:generated]
 """
@@ -21,23 +21,26 @@ Schedule: block_q=128, block_k=64, warps=8, stages=2, loads=descriptor, loops=sp
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
 def boruvka_step_any_kept(comp_q, kv_len, comp_ptr, n, inside):
-    kv_idx = n + tl.arange(0, 64)
+    kv_idx = n + tl.arange(0, 16)
     comp_k_1 = tl.load(comp_ptr + kv_idx, mask=kv_idx < kv_len, other=0)
     keep = (comp_q[:, None] != comp_k_1[None, :]) & (kv_idx < kv_len)[None, :]
     return tl.max(tl.max((keep & inside[:, None]).to(tl.int32), 1), 0) > 0
 
 
 @triton.jit
-def boruvka_step(best, best_idx, x, norm_q, core_q, comp_q, y_tiles, kv_len, norm_ptr, core_ptr, comp_ptr, n,
-                 PARTIAL: tl.constexpr):
-    """One tile of 64 keys."""
-    kv_idx = n + tl.arange(0, 64)  # [keys]
-    y = y_tiles.load([0, 0, n, 0]).reshape(64, 128)  # [keys, D]
+def boruvka_step(best, best_idx, x, norm_q, core_q, comp_q, y_ptr, y_stride_s, kv_len, norm_ptr, core_ptr,
+                 comp_ptr, n, PARTIAL: tl.constexpr):
+    """One tile of 16 keys."""
+    kv_idx = n + tl.arange(0, 16)  # [keys]
+    y_cells = y_ptr + kv_idx.to(tl.int64)[:, None] * y_stride_s + tl.arange(0, 128)[None, :]
+    if PARTIAL:
+        y = tl.load(y_cells, mask=(kv_idx < kv_len)[:, None], other=0.0)  # [keys, D]
+    else:
+        y = tl.load(y_cells)  # [keys, D]
     norm_k = tl.load(norm_ptr + kv_idx, mask=kv_idx < kv_len, other=0)
     core_k = tl.load(core_ptr + kv_idx, mask=kv_idx < kv_len, other=0)
     s = tl.dot(x, y.T, input_precision="ieee")
@@ -55,16 +58,17 @@ def boruvka_step(best, best_idx, x, norm_q, core_q, comp_q, y_tiles, kv_len, nor
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "heads_in_l2"])
-def boruvka_forward(x_tiles, y_tiles, reach_ptr, index_ptr, q_len, kv_len, heads_in_l2, norm_ptr, core_ptr,
-                    comp_ptr):
-    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
-    tiles = tl.cdiv(q_len, 128)
+def boruvka_forward(x_ptr, x_stride_s, y_ptr, y_stride_s, reach_ptr, index_ptr, q_len, kv_len, heads_in_l2,
+                    norm_ptr, core_ptr, comp_ptr):
+    """16 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    tiles = tl.cdiv(q_len, 16)
     program = tl.program_id(0)
     in_group = program % (tiles * heads_in_l2)
-    row0 = (tiles - 1 - in_group // heads_in_l2) * 128  # longest rows first
-    q_idx = row0 + tl.arange(0, 128)  # [queries]
+    row0 = (tiles - 1 - in_group // heads_in_l2) * 16  # longest rows first
+    q_idx = row0 + tl.arange(0, 16)  # [queries]
     inside = q_idx < q_len
-    x = x_tiles.load([0, 0, row0, 0]).reshape(128, 128)  # [queries, D]
+    x_cells = x_ptr + q_idx.to(tl.int64)[:, None] * x_stride_s + tl.arange(0, 128)[None, :]
+    x = tl.load(x_cells, mask=inside[:, None], other=0.0)  # [queries, D]
     norm_q = tl.load(norm_ptr + q_idx, mask=inside, other=0)
     core_q = tl.load(core_ptr + q_idx, mask=inside, other=0)
     comp_q = tl.load(comp_ptr + q_idx, mask=inside, other=0)
@@ -72,12 +76,12 @@ def boruvka_forward(x_tiles, y_tiles, reach_ptr, index_ptr, q_len, kv_len, heads
     # keys lo..hi are visited
     lo = 0
     hi = kv_len
-    best = tl.full([128], float("-inf"), tl.float32)
-    best_idx = tl.full([128], -1, tl.int32)
-    for n in tl.range(lo, hi, 64, num_stages=2):
+    best = tl.full([16], float("-inf"), tl.float32)
+    best_idx = tl.full([16], -1, tl.int32)
+    for n in tl.range(lo, hi, 16, num_stages=1, disable_licm=True):
         if boruvka_step_any_kept(comp_q, kv_len, comp_ptr, n, inside):  # no bound could be derived: an empty tile is skipped here
-            best, best_idx = boruvka_step(best, best_idx, x, norm_q, core_q, comp_q, y_tiles, kv_len,
-                                          norm_ptr, core_ptr, comp_ptr, n, True)
+            best, best_idx = boruvka_step(best, best_idx, x, norm_q, core_q, comp_q, y_ptr, y_stride_s,
+                                          kv_len, norm_ptr, core_ptr, comp_ptr, n, True)
 
     tl.store(reach_ptr + q_idx, -best, mask=inside)
     tl.store(index_ptr + q_idx, (best_idx).to(index_ptr.dtype.element_ty), mask=inside)
@@ -89,12 +93,10 @@ def boruvka(x, y, norm, core, comp):
     kv_len = y.shape[0]
     reach = torch.empty((q_len,), dtype=torch.float32, device=x.device)
     index = torch.empty((q_len,), dtype=torch.int64, device=x.device)
-    tiles = triton.cdiv(q_len, 128)
+    tiles = triton.cdiv(q_len, 16)
     heads_total = 1
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
     heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    boruvka_forward[(tiles * heads_total,)](TensorDescriptor(x, [1, 1, x.shape[0], 128], [x.stride(0), x.stride(0), x.stride(0), 1], [1, 1, 128, 128]),
-                                            TensorDescriptor(y, [1, 1, y.shape[0], 128], [y.stride(0), y.stride(0), y.stride(0), 1], [1, 1, 64, 128]),
-                                            reach, index, q_len, kv_len, heads_in_l2, norm, core, comp,
-                                            num_warps=8, num_stages=2)
+    boruvka_forward[(tiles * heads_total,)](x, x.stride(0), y, y.stride(0), reach, index, q_len, kv_len,
+                                            heads_in_l2, norm, core, comp, num_warps=8, num_stages=1)
     return (reach, index,)

@@ -34,7 +34,7 @@ def differential_step(acc_p1_v, acc_p2_v, m_p1, l_p1, m_p2, l_p2, q1, q2, k1_til
     s = tl.dot(q1, k1.T)
     s_1 = tl.dot(q2, k2.T)
     if PARTIAL:
-        keep = kv_idx[None, :] <= q_idx[:, None]
+        keep = (kv_idx[None, :] <= q_idx[:, None])
         s = tl.where(keep, s, float("-inf"))
         s_1 = tl.where(keep, s_1, float("-inf"))
     m_new_p1 = tl.maximum(m_p1, tl.max(s, 1) * 0.12751743082459868)
@@ -88,7 +88,7 @@ def differential_forward(q1_tiles, k1_tiles, q2_tiles, k2_tiles, v_tiles, out_pt
         acc_p1_v, acc_p2_v, m_p1, l_p1, m_p2, l_p2 = differential_step(acc_p1_v, acc_p2_v, m_p1, l_p1, m_p2,
                                                                        l_p2, q1, q2, k1_tiles, k2_tiles,
                                                                        v_tiles, b, h_kv, n, q_idx, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=2):
+    for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
         acc_p1_v, acc_p2_v, m_p1, l_p1, m_p2, l_p2 = differential_step(acc_p1_v, acc_p2_v, m_p1, l_p1, m_p2,
                                                                        l_p2, q1, q2, k1_tiles, k2_tiles,
                                                                        v_tiles, b, h_kv, n, q_idx, True)

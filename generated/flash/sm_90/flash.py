@@ -23,13 +23,13 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
-def flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, b, h, n, q_pos, PARTIAL: tl.constexpr):
+def flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
     k = k_tiles.load([b, h, n, 0]).reshape(64, 128)  # [keys, D]
     s = tl.dot(q, k.T)
     if PARTIAL:
-        keep = kv_idx[None, :] <= q_pos[:, None]
+        keep = (kv_idx[None, :] < end_key[:, None])
         s = tl.where(keep, s, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, 1) * 0.12751743082459868)
     m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if PARTIAL else m_new
@@ -56,8 +56,8 @@ def flash_forward(q_tiles, k_tiles, v_tiles, out_ptr, lse_ptr, q_len, kv_len, he
     row1 = tl.minimum(row0 + 128, q_len)
     q_idx = row0 + tl.arange(0, 128)  # [queries]
     inside = q_idx < q_len
-    q_pos = q_idx + (kv_len - q_len)  # key position of each query
     q = q_tiles.load([b, h, row0, 0]).reshape(128, 128)  # [queries, D]
+    end_key = kv_len + q_idx - q_len + 1  # [queries]
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = 0
@@ -68,9 +68,9 @@ def flash_forward(q_tiles, k_tiles, v_tiles, out_ptr, lse_ptr, q_len, kv_len, he
     m_i = tl.full([128], float("-inf"), tl.float32)
     l_i = tl.zeros([128], tl.float32)
     for n in tl.range(full_lo, full_hi, 64, num_stages=2):
-        acc_v, m_i, l_i = flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, b, h, n, q_pos, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=2):
-        acc_v, m_i, l_i = flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, b, h, n, q_pos, True)
+        acc_v, m_i, l_i = flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, False)
+    for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
+        acc_v, m_i, l_i = flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, True)
     lse = (m_i + tl.log2(l_i)) * 0.6931471805599453
     total = tl.where(l_i == 0.0, 1.0, l_i)  # a row with no key gives 0
 

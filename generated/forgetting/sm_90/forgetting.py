@@ -10,7 +10,7 @@ attention forgetting {
   score = 0.08838834764831843 * dot(q, k) + cum[b, h, q_idx] - cum[b, h, kv_idx]
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
 
 [attngen:generated]
 """
@@ -32,7 +32,7 @@ def forgetting_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len, cum_
     s = tl.dot(q, k.T)
     score = row_term[:, None] + column[None, :] + 0.12751743082459868 * s  # log2 units
     if PARTIAL:
-        keep = kv_idx[None, :] <= q_idx[:, None]
+        keep = (kv_idx[None, :] <= q_idx[:, None])
         score = tl.where(keep, score, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(score, 1))
     m_safe = tl.where(m_new == float("-inf"), 0.0, m_new)
@@ -48,20 +48,20 @@ def forgetting_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len, cum_
 @triton.jit(do_not_specialize=["q_len", "kv_len", "heads", "heads_in_l2", "cum_stride_0", "cum_stride_1"])
 def forgetting_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads, heads_in_l2, cum_stride_0,
                        cum_stride_1, cum_ptr):
-    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
-    tiles = tl.cdiv(q_len, 128)
+    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
     in_group = program % (tiles * heads_in_l2)
     bh = head_group * heads_in_l2 + in_group % heads_in_l2
-    row0 = (tiles - 1 - in_group // heads_in_l2) * 128  # longest rows first
+    row0 = (tiles - 1 - in_group // heads_in_l2) * 64  # longest rows first
     b = bh // heads
     h = bh % heads
-    row1 = tl.minimum(row0 + 128, q_len)
-    q_idx = row0 + tl.arange(0, 128)  # [queries]
+    row1 = tl.minimum(row0 + 64, q_len)
+    q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
     cum_base = cum_ptr + b.to(tl.int64) * cum_stride_0 + h.to(tl.int64) * cum_stride_1
-    q = q_tiles.load([b, h, row0, 0]).reshape(128, 128)  # [queries, D]
+    q = q_tiles.load([b, h, row0, 0]).reshape(64, 128)  # [queries, D]
     cum_q = tl.load(cum_base + q_idx, mask=inside, other=0)
     row_term = 1.4426950408889634 * cum_q
 
@@ -70,13 +70,13 @@ def forgetting_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads,
     hi = row1
     full_lo = lo
     full_hi = tl.maximum((row0 + 1) // 64 * 64, full_lo)
-    acc_v = tl.zeros([128, 128], tl.float32)
-    m_i = tl.full([128], float("-inf"), tl.float32)
-    l_i = tl.zeros([128], tl.float32)
-    for n in tl.range(full_lo, full_hi, 64, num_stages=2):
+    acc_v = tl.zeros([64, 128], tl.float32)
+    m_i = tl.full([64], float("-inf"), tl.float32)
+    l_i = tl.zeros([64], tl.float32)
+    for n in tl.range(full_lo, full_hi, 64, num_stages=3):
         acc_v, m_i, l_i = forgetting_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len, cum_base,
                                           b, h, n, q_idx, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=2):
+    for n in tl.range(full_hi, hi, 64, num_stages=3, disable_licm=True):
         acc_v, m_i, l_i = forgetting_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len, cum_base,
                                           b, h, n, q_idx, True)
     total = tl.where(l_i == 0.0, 1.0, l_i)  # a row with no key gives 0
@@ -93,13 +93,13 @@ def forgetting(q, k, v, cum):
     q_len = q.shape[2]
     kv_len = k.shape[2]
     out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
-    tiles = triton.cdiv(q_len, 128)
+    tiles = triton.cdiv(q_len, 64)
     heads_total = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
     heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    forgetting_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 128, 128]),
+    forgetting_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 128]),
                                                TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
                                                TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
                                                out, q_len, kv_len, heads, heads_in_l2, cum.stride(0),
-                                               cum.stride(1), cum, num_warps=4, num_stages=2)
+                                               cum.stride(1), cum, num_warps=4, num_stages=3)
     return (out,)

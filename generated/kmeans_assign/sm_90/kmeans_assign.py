@@ -56,7 +56,7 @@ def kmeans_assign_forward(x_tiles, c_tiles, out_ptr, q_len, kv_len, heads_in_l2,
     best_idx = tl.full([128], -1, tl.int32)
     for n in tl.range(full_lo, full_hi, 64, num_stages=2):
         best, best_idx = kmeans_assign_step(best, best_idx, x, c_tiles, kv_len, c_norm_ptr, n, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=2):
+    for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
         best, best_idx = kmeans_assign_step(best, best_idx, x, c_tiles, kv_len, c_norm_ptr, n, True)
 
     tl.store(out_ptr + q_idx, (best_idx).to(out_ptr.dtype.element_ty), mask=inside)

@@ -10,7 +10,7 @@ attention knn {
   distance = -values
   return distance, index
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
 
 [attngen:generated]
 """
@@ -55,21 +55,21 @@ def knn_step(top, x, x_norm_q, y_tiles, kv_len, y_norm_ptr, n, PARTIAL: tl.const
         keep = (kv_idx < kv_len)[None, :]
         candidate = tl.where(keep, candidate, float("-inf"))
     candidate_best = tl.topk(pack_top(candidate, kv_idx), 16)
-    top = tl.topk(tl.reshape(tl.join(top, candidate_best), [128, 32]), 16)
+    top = tl.topk(tl.reshape(tl.join(top, candidate_best), [64, 32]), 16)
     return top
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "heads_in_l2"])
 def knn_forward(x_tiles, y_tiles, distance_ptr, index_ptr, q_len, kv_len, heads_in_l2, x_norm_ptr,
                 y_norm_ptr):
-    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
-    tiles = tl.cdiv(q_len, 128)
+    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
     in_group = program % (tiles * heads_in_l2)
-    row0 = (tiles - 1 - in_group // heads_in_l2) * 128  # longest rows first
-    q_idx = row0 + tl.arange(0, 128)  # [queries]
+    row0 = (tiles - 1 - in_group // heads_in_l2) * 64  # longest rows first
+    q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
-    x = x_tiles.load([0, 0, row0, 0]).reshape(128, 128)  # [queries, D]
+    x = x_tiles.load([0, 0, row0, 0]).reshape(64, 128)  # [queries, D]
     x_norm_q = tl.load(x_norm_ptr + q_idx, mask=inside, other=0)
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
@@ -77,10 +77,10 @@ def knn_forward(x_tiles, y_tiles, distance_ptr, index_ptr, q_len, kv_len, heads_
     hi = kv_len
     full_lo = lo
     full_hi = tl.maximum(kv_len // 64 * 64, full_lo)
-    top = tl.full([128, 16], -9187343239835811840, tl.int64)
+    top = tl.full([64, 16], -9187343239835811840, tl.int64)
     for n in tl.range(full_lo, full_hi, 64, num_stages=2):
         top = knn_step(top, x, x_norm_q, y_tiles, kv_len, y_norm_ptr, n, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=2):
+    for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
         top = knn_step(top, x, x_norm_q, y_tiles, kv_len, y_norm_ptr, n, True)
     top_values = unpack_value(top)
     top_indices = unpack_index(top)
@@ -97,12 +97,12 @@ def knn(x, y, x_norm, y_norm):
     kv_len = y.shape[0]
     distance = torch.empty((q_len, 10), dtype=torch.float32, device=x.device)
     index = torch.empty((q_len, 10), dtype=torch.int64, device=x.device)
-    tiles = triton.cdiv(q_len, 128)
+    tiles = triton.cdiv(q_len, 64)
     heads_total = 1
     in_l2 = max(1, 26214400 // max(1, kv_len * 256))
     heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    knn_forward[(tiles * heads_total,)](TensorDescriptor(x, [1, 1, x.shape[0], 128], [x.stride(0), x.stride(0), x.stride(0), 1], [1, 1, 128, 128]),
+    knn_forward[(tiles * heads_total,)](TensorDescriptor(x, [1, 1, x.shape[0], 128], [x.stride(0), x.stride(0), x.stride(0), 1], [1, 1, 64, 128]),
                                         TensorDescriptor(y, [1, 1, y.shape[0], 128], [y.stride(0), y.stride(0), y.stride(0), 1], [1, 1, 64, 128]),
                                         distance, index, q_len, kv_len, heads_in_l2, x_norm, y_norm,
-                                        num_warps=4, num_stages=2)
+                                        num_warps=8, num_stages=2)
     return (distance, index,)

@@ -22,14 +22,13 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
-def prefix_lm_step(acc_v, m_i, l_i, q, prefix, k_tiles, v_tiles, b, h, n, q_idx, PARTIAL: tl.constexpr):
+def prefix_lm_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
     k = k_tiles.load([b, h, n, 0]).reshape(64, 128)  # [keys, D]
     s = tl.dot(q, k.T)
     if PARTIAL:
-        column = kv_idx < prefix
-        keep = column[None, :] | (kv_idx[None, :] <= q_idx[:, None])
+        keep = (kv_idx[None, :] < end_key[:, None])
         s = tl.where(keep, s, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, 1) * 0.12751743082459868)
     p = tl.exp2(s * 0.12751743082459868 - m_new[:, None])
@@ -55,9 +54,8 @@ def prefix_lm_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads, 
     row1 = tl.minimum(row0 + 128, q_len)
     q_idx = row0 + tl.arange(0, 128)  # [queries]
     inside = q_idx < q_len
-    prefix_base = prefix_ptr + b
     q = q_tiles.load([b, h, row0, 0]).reshape(128, 128)  # [queries, D]
-    prefix = tl.load(prefix_base)
+    end_key = tl.maximum(tl.minimum(kv_len, tl.load(prefix_ptr + b)), q_idx + 1)  # [queries]
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = 0
@@ -68,9 +66,9 @@ def prefix_lm_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads, 
     m_i = tl.full([128], float("-inf"), tl.float32)
     l_i = tl.zeros([128], tl.float32)
     for n in tl.range(full_lo, full_hi, 64, num_stages=2):
-        acc_v, m_i, l_i = prefix_lm_step(acc_v, m_i, l_i, q, prefix, k_tiles, v_tiles, b, h, n, q_idx, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=2):
-        acc_v, m_i, l_i = prefix_lm_step(acc_v, m_i, l_i, q, prefix, k_tiles, v_tiles, b, h, n, q_idx, True)
+        acc_v, m_i, l_i = prefix_lm_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, False)
+    for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
+        acc_v, m_i, l_i = prefix_lm_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, True)
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = (acc_v / l_i[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]

@@ -12,7 +12,7 @@ attention relative_bias {
   score = 0.08838834764831843 * dot(q, k) + table[h, offset] + bias[b, h, q_idx, kv_idx]
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=pointer, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
 
 [attngen:generated]
 """
@@ -20,18 +20,15 @@ Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=pointer, loops=split
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
-def relative_bias_step(acc_v, m_i, l_i, q, row_term, k_stride_s, v_stride_s, kv_len, bias_stride_2, k_head,
-                       v_head, table_base, bias_base, n, q_idx, inside, PARTIAL: tl.constexpr):
+def relative_bias_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len, bias_stride_2, table_base,
+                       bias_base, b, h, n, q_idx, inside, PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
-    k_cells = k_head + kv_idx.to(tl.int64)[:, None] * k_stride_s + tl.arange(0, 128)[None, :]
-    if PARTIAL:
-        k = tl.load(k_cells, mask=(kv_idx < kv_len)[:, None], other=0.0)  # [keys, D]
-    else:
-        k = tl.load(k_cells)  # [keys, D]
+    k = k_tiles.load([b, h, n, 0]).reshape(64, 128)  # [keys, D]
     offset = tl.minimum(tl.maximum(kv_idx[None, :] + row_term[:, None], -64), 64) + 64
     table_qk = tl.load(table_base + offset, mask=inside[:, None] & (kv_idx < kv_len)[None, :], other=0)
     bias_qk = tl.load(bias_base + (q_idx.to(tl.int64) * bias_stride_2)[:, None] + kv_idx[None, :], mask=inside[:, None] & (kv_idx < kv_len)[None, :], other=0).to(tl.float32)
@@ -46,38 +43,28 @@ def relative_bias_step(acc_v, m_i, l_i, q, row_term, k_stride_s, v_stride_s, kv_
     alpha = tl.exp2(m_i - m_safe)
     m_i = m_new
     l_i = l_i * alpha + tl.sum(p, 1)
-    v_cells = v_head + kv_idx.to(tl.int64)[:, None] * v_stride_s + tl.arange(0, 128)[None, :]
-    if PARTIAL:
-        v = tl.load(v_cells, mask=(kv_idx < kv_len)[:, None], other=0.0)  # [keys, D]
-    else:
-        v = tl.load(v_cells)  # [keys, D]
+    v = v_tiles.load([b, h, n, 0]).reshape(64, 128)  # [keys, D]
     acc_v = tl.dot(p.to(v.dtype), v, acc_v * alpha[:, None])
     return acc_v, m_i, l_i
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "heads", "heads_in_l2", "table_stride_0", "bias_stride_0", "bias_stride_1", "bias_stride_2"])
-def relative_bias_forward(q_ptr, q_stride_b, q_stride_h, q_stride_s, k_ptr, k_stride_b, k_stride_h,
-                          k_stride_s, v_ptr, v_stride_b, v_stride_h, v_stride_s, out_ptr, q_len, kv_len,
-                          heads, heads_in_l2, table_stride_0, table_ptr, bias_stride_0, bias_stride_1,
-                          bias_stride_2, bias_ptr):
-    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
-    tiles = tl.cdiv(q_len, 128)
+def relative_bias_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads, heads_in_l2,
+                          table_stride_0, table_ptr, bias_stride_0, bias_stride_1, bias_stride_2, bias_ptr):
+    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
     in_group = program % (tiles * heads_in_l2)
     bh = head_group * heads_in_l2 + in_group % heads_in_l2
-    row0 = (tiles - 1 - in_group // heads_in_l2) * 128  # longest rows first
+    row0 = (tiles - 1 - in_group // heads_in_l2) * 64  # longest rows first
     b = bh // heads
     h = bh % heads
-    q_idx = row0 + tl.arange(0, 128)  # [queries]
+    q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
-    q_head = q_ptr + b.to(tl.int64) * q_stride_b + h.to(tl.int64) * q_stride_h
-    k_head = k_ptr + b.to(tl.int64) * k_stride_b + h.to(tl.int64) * k_stride_h
-    v_head = v_ptr + b.to(tl.int64) * v_stride_b + h.to(tl.int64) * v_stride_h
     table_base = table_ptr + h.to(tl.int64) * table_stride_0
     bias_base = bias_ptr + b.to(tl.int64) * bias_stride_0 + h.to(tl.int64) * bias_stride_1
-    q_cells = q_head + q_idx.to(tl.int64)[:, None] * q_stride_s + tl.arange(0, 128)[None, :]
-    q = tl.load(q_cells, mask=inside[:, None], other=0.0)  # [queries, D]
+    q = q_tiles.load([b, h, row0, 0]).reshape(64, 128)  # [queries, D]
     row_term = -q_idx
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
@@ -85,17 +72,17 @@ def relative_bias_forward(q_ptr, q_stride_b, q_stride_h, q_stride_s, k_ptr, k_st
     hi = kv_len
     full_lo = lo
     full_hi = tl.maximum(kv_len // 64 * 64, full_lo)
-    acc_v = tl.zeros([128, 128], tl.float32)
-    m_i = tl.full([128], float("-inf"), tl.float32)
-    l_i = tl.zeros([128], tl.float32)
+    acc_v = tl.zeros([64, 128], tl.float32)
+    m_i = tl.full([64], float("-inf"), tl.float32)
+    l_i = tl.zeros([64], tl.float32)
     for n in tl.range(full_lo, full_hi, 64, num_stages=2):
-        acc_v, m_i, l_i = relative_bias_step(acc_v, m_i, l_i, q, row_term, k_stride_s, v_stride_s, kv_len,
-                                             bias_stride_2, k_head, v_head, table_base, bias_base, n, q_idx,
-                                             inside, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=2):
-        acc_v, m_i, l_i = relative_bias_step(acc_v, m_i, l_i, q, row_term, k_stride_s, v_stride_s, kv_len,
-                                             bias_stride_2, k_head, v_head, table_base, bias_base, n, q_idx,
-                                             inside, True)
+        acc_v, m_i, l_i = relative_bias_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len,
+                                             bias_stride_2, table_base, bias_base, b, h, n, q_idx, inside,
+                                             False)
+    for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
+        acc_v, m_i, l_i = relative_bias_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len,
+                                             bias_stride_2, table_base, bias_base, b, h, n, q_idx, inside,
+                                             True)
     total = tl.where(l_i == 0.0, 1.0, l_i)  # a row with no key gives 0
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
@@ -110,13 +97,14 @@ def relative_bias(q, k, v, table, bias):
     q_len = q.shape[2]
     kv_len = k.shape[2]
     out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
-    tiles = triton.cdiv(q_len, 128)
+    tiles = triton.cdiv(q_len, 64)
     heads_total = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
     heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    relative_bias_forward[(tiles * heads_total,)](q, q.stride(0), q.stride(1), q.stride(2), k, k.stride(0),
-                                                  k.stride(1), k.stride(2), v, v.stride(0), v.stride(1),
-                                                  v.stride(2), out, q_len, kv_len, heads, heads_in_l2,
-                                                  table.stride(0), table, bias.stride(0), bias.stride(1),
-                                                  bias.stride(2), bias, num_warps=4, num_stages=2)
+    relative_bias_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 128]),
+                                                  TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
+                                                  TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
+                                                  out, q_len, kv_len, heads, heads_in_l2, table.stride(0),
+                                                  table, bias.stride(0), bias.stride(1), bias.stride(2),
+                                                  bias, num_warps=8, num_stages=2)
     return (out,)

@@ -28,7 +28,7 @@ def sigmoid_attention_step(acc_v, q, factor, k_tiles, v_tiles, b, h, n, q_idx, P
     s = tl.dot(q, k.T)
     score = 0.08838834764831843 * s + factor
     if PARTIAL:
-        keep = kv_idx[None, :] <= q_idx[:, None]
+        keep = (kv_idx[None, :] <= q_idx[:, None])
     v = v_tiles.load([b, h, n, 0]).reshape(64, 128)  # [keys, D]
     w = tl.sigmoid(score)
     if PARTIAL:
@@ -62,7 +62,7 @@ def sigmoid_attention_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len,
     acc_v = tl.zeros([128, 128], tl.float32)
     for n in tl.range(full_lo, full_hi, 64, num_stages=2):
         acc_v = sigmoid_attention_step(acc_v, q, factor, k_tiles, v_tiles, b, h, n, q_idx, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=2):
+    for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
         acc_v = sigmoid_attention_step(acc_v, q, factor, k_tiles, v_tiles, b, h, n, q_idx, True)
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128

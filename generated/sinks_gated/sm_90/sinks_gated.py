@@ -24,14 +24,14 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
-def sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, b, h_kv, n, q_pos, PARTIAL: tl.constexpr):
+def sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv, n,
+                     PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
     k = k_tiles.load([b, h_kv, n, 0]).reshape(64, 128)  # [keys, D]
     s = tl.dot(q, k.T)
     if PARTIAL:
-        column = -kv_idx
-        keep = (kv_idx[None, :] <= q_pos[:, None]) & (q_pos[:, None] + column[None, :] < 128)
+        keep = (kv_idx[None, :] >= first_key[:, None]) & (kv_idx[None, :] < end_key[:, None])
         s = tl.where(keep, s, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, 1) * 0.12751743082459868)
     m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if PARTIAL else m_new
@@ -60,11 +60,12 @@ def sinks_gated_forward(q_tiles, k_tiles, v_tiles, g_tiles, out_ptr, group, q_le
     row1 = tl.minimum(row0 + 64, q_len)
     q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
-    q_pos = q_idx + (kv_len - q_len)  # key position of each query
     sink_base = sink_ptr + h
     q = q_tiles.load([b, h, row0, 0]).reshape(64, 128)  # [queries, D]
     sink = tl.load(sink_base)
     sink_scaled = 1.4426950408889634 * sink
+    first_key = kv_len + q_idx - q_len - 127  # [queries]
+    end_key = kv_len + q_idx - q_len + 1  # [queries]
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = tl.maximum(0, kv_len + row0 - q_len - 127) // 64 * 64
@@ -74,12 +75,15 @@ def sinks_gated_forward(q_tiles, k_tiles, v_tiles, g_tiles, out_ptr, group, q_le
     acc_v = tl.zeros([64, 128], tl.float32)
     m_i = tl.full([64], float("-inf"), tl.float32)
     l_i = tl.zeros([64], tl.float32)
-    for n in tl.range(lo, tl.minimum(full_lo, hi), 64, num_stages=3):
-        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, b, h_kv, n, q_pos, True)
-    for n in tl.range(full_lo, full_hi, 64, num_stages=3):
-        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, b, h_kv, n, q_pos, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=3):
-        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, b, h_kv, n, q_pos, True)
+    for n in tl.range(lo, tl.minimum(full_lo, hi), 64, num_stages=3, disable_licm=True):
+        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv,
+                                           n, True)
+    for n in tl.range(full_lo, full_hi, 64, num_stages=3, disable_licm=True):
+        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv,
+                                           n, False)
+    for n in tl.range(full_hi, hi, 64, num_stages=3, disable_licm=True):
+        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv,
+                                           n, True)
     total = l_i + tl.exp2(sink_scaled - m_i)
     v_bar = acc_v / total[:, None]
 

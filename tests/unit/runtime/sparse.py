@@ -6,8 +6,8 @@ import torch
 
 
 def sparse_rows(shape, row_stride, dtype=torch.bfloat16):
-    """Zeros whose rows (the axis before the last) are `row_stride` elements apart, heads beside them."""
-    batch, heads, rows, width = shape
+    """Zeros [1, heads, rows, width], rows `row_stride` elements apart, heads beside them."""
+    _, heads, rows, width = shape
     elements = rows * row_stride
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
     memory = mmap.mmap(-1, elements * dtype.itemsize, flags=flags)

@@ -28,8 +28,8 @@ class Backward:
     """Everything the backward kernels are printed from.
 
     program: the forward's, with the further tensors declared; rows: the pass, over those tensors;
-    given: names of further tensors the caller hands over (saved rows, results, seeds), in order;
-    made: names the rows kernel writes; leaves: tensor of each definition's leaf.
+    saved, results, seeds: further tensors the caller hands over, with what they hold;
+    made: tensor of each leaf the rows kernel defines; masked: coefficients the mask must zero.
     """
 
     program: Program
@@ -41,6 +41,7 @@ class Backward:
     results: tuple[tuple[str, str], ...]
     seeds: tuple[tuple[str, str], ...]
     made: Mapping[Known, str]
+    masked: frozenset[Expr]
 
     @property
     def given(self) -> list[str]:
@@ -80,6 +81,7 @@ def backward_program(program: Program, plan: BackwardPlan) -> Backward:
         results,
         seeds,
         made,
+        frozenset(maker.masked),
     )
 
 
@@ -95,6 +97,7 @@ class _Maker:
         self.used = {t.name for t in program.attention.tensors}
         self.tensors: list[Tensor] = []
         self.table: dict[Expr, Expr] = {KEEP: build.TRUE}
+        self.masked: set[Expr] = set()
 
     def name(self, wish: str) -> str:
         """A tensor name that nobody has."""
@@ -116,7 +119,10 @@ class _Maker:
 
     def read(self, e: Expr) -> Expr:
         """An expression over leaves, over tensors."""
-        return substitute(e, self.table)
+        out = substitute(e, self.table)
+        if any(x is KEEP for x in walk(e)):
+            self.masked.add(out)
+        return out
 
     def tile_pass(self, p: TilePass) -> TilePass:
         """The pass over tensors; leaves of its own sums stay."""

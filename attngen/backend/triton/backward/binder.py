@@ -1,0 +1,62 @@
+"""Binding of backward code: weights come back from the saved normaliser, masked where they are made."""
+
+from __future__ import annotations
+
+from attngen.backend.triton.binder import Binder
+from attngen.backend.triton.context import ANCHOR
+from attngen.backend.triton.printer import ADD, LOG2E, MUL
+from attngen.backend.triton.shape import ROW, TILE
+from attngen.backend.triton.step import printed_score, row_shift
+from attngen.ir import build
+from attngen.ir.expr import Expr, Recomputed
+from attngen.ir.online import OnlinePlan
+from attngen.passes.score import split_score
+
+
+class BackwardBinder(Binder):
+    """A Binder that can recompute softmax weights.
+
+    plan: classes by index; has_keep: whether partial tiles have a condition.
+    """
+
+    plan: OnlinePlan
+    has_keep = False
+    half = ""
+
+    def place(self, e: Expr, user_shape: str = TILE) -> None:
+        """Make `e` printable; weights are recomputed where they are first needed."""
+        if isinstance(e, Recomputed):
+            if e not in self.printer.bound:
+                self._recompute(e)
+            return
+        super().place(e, user_shape)
+
+    def _recompute(self, e: Recomputed) -> None:
+        """p = exp2(score - norm), both in log2 units; terms of the row are part of the norm."""
+        weights = self.plan.classes[e.index]
+        parts = split_score(e.score)
+        score, factor = printed_score(parts, weights, ANCHOR, self.half)
+        self.place(score)
+        text = self.printer.text(score, MUL if factor != 1.0 else ADD)
+        times = f" * {factor!r}" if factor != 1.0 else ""
+        norm = self._norm(e, weights.high - weights.low <= 138.0, row_shift(parts, ANCHOR))
+        name = self.names.take(weights.name)
+        frame = self.printer.frame
+        lines = self.sections[TILE]
+        lines.append(f"{name} = tl.exp2({text}{times} - {frame.spread(norm, ROW, TILE)})")
+        if self.has_keep:
+            lines += ["if PARTIAL:", f"    {name} = tl.where(keep, {name}, 0.0)"]
+        self.printer.bound[e] = name
+
+    def _norm(self, e: Recomputed, is_bounded: bool, shift: Expr | None) -> str:
+        """The normaliser of each row in log2 units; infinite for rows without keys and past the end."""
+        norm = e.norm if shift is None or is_bounded else build.sub(e.norm, shift)
+        scaled = build.mul(build.const(LOG2E), norm)
+        self.place(e.norm, ROW)
+        self.place(scaled, ROW)
+        own = self.printer.text(e.norm)
+        name = self.names.take("norm")
+        live = f'inside & ({own} > float("-inf"))'
+        text = self.printer.text(scaled)
+        self.sections[ROW].append(f'{name} = tl.where({live}, {text}, float("inf"))')
+        return name

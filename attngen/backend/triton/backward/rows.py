@@ -1,0 +1,96 @@
+"""The rows kernel: what the loops need per query, and gradients that need no tile."""
+
+from __future__ import annotations
+
+from attngen.backend.templates import render
+from attngen.backend.triton.backward.program import Backward
+from attngen.backend.triton.backward.store import Stores
+from attngen.backend.triton.context import Context
+from attngen.backend.triton.layout import Layout
+from attngen.backend.triton.shape import ROW, SCALAR
+from attngen.backend.triton.tensors import POINTER, group_lines
+from attngen.backend.triton.text import prune
+from attngen.core.target import Target
+from attngen.ir.attention import Tensor
+from attngen.ir.backward import Definition
+from attngen.ir.expr import Index, Load, Row, Side
+from attngen.schedule.schedule import Schedule
+
+INDEX = {"batch": "b", "head": "h", "position": "q_idx"}
+
+
+class RowsKernel(Context):
+    """One tile of queries of one head, no loop."""
+
+    def __init__(self, backward: Backward, schedule: Schedule, target: Target, entry: str, cuts: Layout) -> None:
+        super().__init__(backward.program, schedule, target, entry, None, cuts)
+        self.backward = backward
+        self.stores = Stores(self)
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to do."""
+        b = self.backward
+        places = {g.place for g in b.gradients} | {s.place for s in b.sums}
+        return bool(b.tiles.definitions) or "rows" in places
+
+    def kernel(self) -> tuple[str, list[str]]:
+        """(body, parameter names)."""
+        heads = group_lines(self.sizes, self.parameters)
+        self._lengths()
+        lines: list[str] = []
+        for d in self.backward.tiles.definitions:
+            lines += self._define(d)
+        lines += self._flush(self.stores.epilogue("rows"))
+        loaded = [t for t in self.binder.query_tiles if t not in self.backward.made.values()]
+        body = render(
+            "triton/backward_rows.py.j2",
+            block_q=self.schedule.block_q,
+            single=self.programs == "1",
+            packed=self._packed(),
+            head_lines=heads,
+            position_lines=[] if self.attention.same_length else ["q_pos = q_idx + (kv_len - q_len)"],
+            base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
+            tiles=[self.streams.views[t] for t in loaded],
+            lines=lines,
+        ).rstrip("\n")
+        body = prune(body)
+        return body, self.ordered(body)
+
+    def _flush(self, lines: list[str]) -> list[str]:
+        """Lines the binder collected, then these."""
+        out = [*self.binder.sections[SCALAR], *self.binder.sections[ROW], *lines]
+        self.binder.sections[SCALAR].clear()
+        self.binder.sections[ROW].clear()
+        return out
+
+    def _define(self, d: Definition) -> list[str]:
+        """Compute a definition, keep it under its name, store it."""
+        name = self.backward.made[d.leaf]
+        t = self.attention.tensor(name)
+        self.binder.note_rows(d.value)
+        self.stores._numbers(d.value)
+        if d.leaf.feature is None:
+            return self._number(d, t)
+        texts = self.binder.chunk_texts(d.value)
+        row = Row(name, Side.QUERY, t.axes[-1].size, 0)
+        pointer = self.parameters.add(f"{name}_ptr", f"*{POINTER[t.dtype]}", name, True)
+        rows, inside = self.stores._cells(t, name, pointer, Side.QUERY)
+        lines = []
+        for text, c in zip(texts, self.binder.chunks(row), strict=True):
+            own = self.streams.tiles[name, c.start]
+            columns = f"tl.arange(0, {c.block})"
+            at = columns if c.start == 0 else f"({c.start} + {columns})"
+            mask = f"{inside}[:, None]" + (f" & ({columns} < {c.width})[None, :]" if c.padded else "")
+            lines.append(f"{own} = ({text}).to({pointer}.dtype.element_ty)")
+            lines.append(f"tl.store({rows}[:, None] + {at}[None, :], {own}, mask={mask})")
+        return self._flush(lines)
+
+    def _number(self, d: Definition, t: Tensor) -> list[str]:
+        own = self.names.take(t.name)
+        load = Load(t.name, tuple(Index(INDEX[a.role]) for a in t.axes), "float")
+        self.binder.place(d.value, ROW)
+        text = self.printer.text(d.value)
+        cells, mask = self.inputs.cells(t, load, self.printer)
+        self.printer.bound[load] = own
+        return self._flush([f"{own} = {text}", f"tl.store({cells}, {own}, mask={mask})"])

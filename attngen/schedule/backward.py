@@ -1,0 +1,48 @@
+"""Schedules of the backward kernels.
+
+Measured on an H200 (docs/backward.md): 64 x 64 tiles, four warps, two stages over queries, three over
+keys for rows of 128 columns; wider rows take smaller tiles so that the accumulators stay in registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from attngen.core.target import Target
+from attngen.ir.program import Program
+from attngen.schedule.choose import choose
+from attngen.schedule.cost import footprint
+from attngen.schedule.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class BackwardSchedule:
+    """One schedule per kernel: the rows kernel, the loop over keys, the loop over queries."""
+
+    rows: Schedule
+    queries: Schedule
+    keys: Schedule
+
+
+# (most columns, block_q and block_k of the queries kernel, of the keys kernel, warps)
+_ROWS = (
+    (128, (64, 64), (64, 64), 4),
+    (256, (64, 32), (32, 64), 8),
+    (512, (32, 32), (32, 32), 8),
+    (4096, (16, 16), (16, 16), 4),
+)
+
+
+def choose_backward(program: Program, target: Target) -> BackwardSchedule:
+    """Tiles by the width of all rows a program holds at once."""
+    forward = choose(program, target)
+    found = footprint(program)
+    wide = 2 if any(t.dtype.bytes == 4 for t in program.attention.tensors if t.is_stream) else 1
+    width = max(found.query_width, found.accumulator_width, found.key_bytes // 4) * wide
+    _, q, k, warps = next(row for row in _ROWS if width <= row[0] or row is _ROWS[-1])
+    base = replace(forward, max_registers=None, form="tile", warps=warps, loops="split")
+    return BackwardSchedule(
+        replace(base, block_q=64, block_k=16, warps=4, stages=1),
+        replace(base, block_q=q[0], block_k=q[1], stages=3 if warps == 4 and q[0] == 64 else 1),
+        replace(base, block_q=k[0], block_k=k[1], stages=2 if warps == 4 and k[0] == 64 else 1),
+    )

@@ -1,0 +1,66 @@
+"""The points worth measuring for a program on a target: what `--tune` searches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from attngen.core.target import Target
+from attngen.ir.program import Program
+from attngen.schedule.choose import choose
+from attngen.schedule.cost import footprint
+from attngen.schedule.families import LIMIT, family_of
+from attngen.schedule.schedule import Schedule
+
+ROWS = (128, 64, 32, 16)
+KEYS = (128, 64, 32, 16)
+WARPS = (4, 8)
+STAGES = (1, 2, 3, 4)
+SLACK = 1.25  # estimates err: a little past the limit is left to the compiler to refuse
+
+
+def space(program: Program, target: Target, *, short: bool = False) -> Iterator[Schedule]:
+    """Every legal schedule, the default one first; each once.
+
+    Legal: shared memory fits, the estimate of registers is not far past what there is, and no
+    point is known to give wrong results.
+    """
+    default = choose(program, target, short=short)
+    yield default
+    found, family = footprint(program), family_of(target)
+    rows = (default.block_q,) if short else ROWS
+    for block_q, block_k, warps, stages in itertools.product(rows, KEYS, WARPS, STAGES):
+        for variant in _variants(default, target):
+            point = replace(variant, block_q=block_q, block_k=block_k, warps=warps, stages=stages)
+            needed = family.registers.estimate(found, point, target)
+            roomy = found.shared(point) <= target.shared_memory and needed <= SLACK * LIMIT
+            if roomy and point != default and not known_bad(point, target):
+                yield point
+
+
+def known_bad(schedule: Schedule, target: Target) -> bool:
+    """Points that were silently wrong, slow by construction, or that no compiler takes.
+
+    A cap of 128 registers is for eight warps only. One masked loop over 128 x 128 tiles was wrong
+    on an H200 with Triton 3.6 (with the query tile in registers): never offered. A group of four
+    warps multiplies 64 rows at least on sm_90: smaller tiles leave the tensor cores half empty.
+    """
+    capped = schedule.max_registers is not None
+    wrong = schedule.loops == "single" and schedule.block_q == schedule.block_k == 128
+    narrow = target.name == "sm_90" and schedule.block_q < 64 and schedule.form == "tile"
+    deep = target.family == "hip" and schedule.stages > 2
+    return (capped and schedule.warps != 8) or wrong or (narrow and _tensor(schedule)) or deep
+
+
+def _tensor(schedule: Schedule) -> bool:
+    return schedule.loads == "descriptor"
+
+
+def _variants(default: Schedule, target: Target) -> list[Schedule]:
+    """The default's other fields, one masked loop instead of three, a cap on registers."""
+    plain = replace(default, max_registers=None)
+    loops = [plain] if default.form == "split" else [plain, replace(plain, loops="single")]
+    if target.family != "cuda":
+        return loops
+    return [*loops, replace(plain, max_registers=128)]

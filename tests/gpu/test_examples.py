@@ -1,0 +1,91 @@
+"""The examples on a GPU: default schedules, real lengths, and the ragged cases of the CPU tests."""
+
+import itertools
+
+import pytest
+import torch
+
+from tests.differential.example_cases import (
+    GROUPED,
+    LAYOUTS,
+    example_cases,
+    length_cases,
+    short,
+    width_cases,
+)
+from tests.differential.harness import DTYPES, FORWARD, Case, axes, inputs, kernel, problems
+
+pytestmark = pytest.mark.gpu
+
+
+def big_cases():
+    """Default schedules, lengths that leave ragged tiles; each dtype and way of loading."""
+    for name, half, loads in itertools.product(FORWARD, DTYPES, ("descriptor", "pointer")):
+        sizes = {"B": 2, "H": 3, "Hq": 8, "Hkv": 2, "D": 128, "Dv": 64}
+        both = axes(name, 257, 385)
+        yield Case(name, {**sizes, **both}, half, {"loads": loads})
+
+
+@pytest.mark.parametrize("case", big_cases(), ids=short)
+def test_default_schedules(case: Case):
+    assert not case.problems()
+
+
+@pytest.mark.parametrize("case", example_cases(1), ids=short)
+def test_small_lengths(case: Case):
+    options = {k: v for k, v in case.options.items() if k == "loads"}
+    assert not Case(case.name, case.sizes, case.half, options).problems()
+
+
+@pytest.mark.parametrize("case", length_cases(), ids=short)
+def test_lengths_around_a_tile(case: Case):
+    assert not Case(case.name, case.sizes, case.half).problems()
+
+
+@pytest.mark.parametrize("case", width_cases(), ids=short)
+def test_head_sizes(case: Case):
+    lengths = {"Sq": 130, "Skv": 200}
+    options = {"loads": case.options["loads"]}
+    assert not Case(case.name, {**case.sizes, **lengths}, case.half, options).problems()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("permuted", [False, True])
+def test_layouts(layout: str, permuted: bool):
+    made = kernel(GROUPED % LAYOUTS[layout])
+    for ratio in (1, 2, 3, 5, 8):
+        sizes = {"B": 2, "Hq": 2 * ratio, "Hkv": 2, "Sq": 90, "Skv": 135, "D": 64, "Dv": 32}
+        tensors = inputs(made, sizes, permuted=permuted, half=torch.float16)
+        assert not problems(made, tensors, torch.float16)
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_float32_products(precision: str):
+    """ieee is exact; tf32 keeps ten bits of each operand, so it is held as float16 would be."""
+    from attngen.reference.execute import matched, reference
+    from attngen.reference.tolerance import compare
+    from tests.differential.harness import call, example
+
+    made = kernel(example("flash"), precision=precision)
+    sizes = {"B": 1, "H": 2, "Sq": 200, "Skv": 333, "D": 64, "Dv": 64}
+    tensors = inputs(made, sizes, half=torch.float32)
+    if precision == "ieee":
+        assert not problems(made, tensors, torch.float32)
+        return
+    program = made.spec.attention
+    base = matched(program, tensors, torch.float16)[0]
+    (want,) = reference(program, tensors)[:1]
+    assert compare(call(made, tensors)[0].half(), want, base)
+
+
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_random_specs(first: int):
+    from attngen.fuzz import attempt
+    from attngen.reference.generate import random_spec
+
+    failed = {}
+    for seed in range(first, first + 20):
+        outcome = attempt(random_spec(seed), "cuda")
+        if outcome.kind == "failed":
+            failed[f"attngen fuzz --seed {seed}"] = outcome.message
+    assert not failed
