@@ -43,8 +43,8 @@ def flex_attention(
     scale: default 1 / sqrt(D); facts: {"doc": "sorted"} for captured tensors; kernel_options are
     accepted and not needed. Returns out [B, Hq, Sq, Dv], with return_lse also lse [B, Hq, Sq] (f32,
     natural), with return_aux = AuxRequest(lse=True) an AuxOutput with it. A row with no key gives 0
-    and -inf. CallError: arguments that do not fit; SpecError: a callable that is not traceable, with
-    the place in its file.
+    and -inf. CallError: arguments that do not fit; SpecError: a callable that cannot be traced,
+    with the place in its file.
     """
     if return_aux is not None and return_aux.max_scores:
         fix = "return_aux=AuxRequest(lse=True)"
