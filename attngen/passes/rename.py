@@ -1,4 +1,4 @@
-"""Names of a spec that a generated file needs for itself get another one before anything is printed.
+"""Names of a spec that a generated file needs for itself get another one before printing.
 
 A user's names stay in the kernel where they can: a reader finds the formula again. Tensors are
 passed by position, so what a user types is not touched by this.
