@@ -78,13 +78,13 @@ def test_float32_products(precision: str):
     assert compare(call(made, tensors)[0].bfloat16(), want, base)
 
 
-@pytest.mark.parametrize("first", range(0, 60, 20))
+@pytest.mark.parametrize("first", range(0, 48, 6))
 def test_random_specs(first: int):
     from attngen.fuzz import attempt
     from attngen.reference.generate import random_spec
 
     failed = {}
-    for seed in range(first, first + 20):
+    for seed in range(first, first + 6):
         outcome = attempt(random_spec(seed), "cuda")
         if outcome.kind == "failed":
             failed[f"attngen fuzz --seed {seed}"] = outcome.message
