@@ -120,3 +120,9 @@ class Outputs:
                 index = "b" if role == "batch" else "h"
                 base.append(" * ".join([f"{index}.to(tl.int64)", *inner]) if inner else index)
         return " + ".join(base), row
+
+
+def exact_numbers(plan: OnlinePlan) -> bool:
+    """Whether a result is a number of a score (a top list, a mean), held to float32's precision."""
+    numbers = [e for _, e in plan.outputs if e.feature is None]
+    return bool(plan.tops) or any(not (isinstance(e, Reduced) and e.what == "lse") for e in numbers)

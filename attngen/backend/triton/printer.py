@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -232,7 +232,7 @@ def _truth(e: Expr) -> Expr:
 
 
 def _negated(e: Expr) -> Expr | None:
-    """x when e is `-x` or a product with a negative constant, made positive."""
+    """X when e is `-x` or a product with a negative constant, made positive."""
     if isinstance(e, Binary) and e.op == "mul":
         c = build.number(e.a)
         if c is not None and c < 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ from attngen.backend.triton.layout import Chunk
 from attngen.backend.triton.printer import ADD, ATOM, LOG2E, MUL, OR, scale_by
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
 from attngen.ir import build
-from attngen.ir.expr import Axes, Binary, Dot, Expr, Index, Row, children
+from attngen.ir.expr import Binary, Expr, Index, Row, children
 from attngen.ir.online import Accumulator, OnlinePlan, TopList, Weights
 from attngen.passes.score import ScoreParts, split_score
 
@@ -33,7 +32,7 @@ class ClassView:
     score: str
     factor: str
     m: str
-    l: str  # noqa: E741
+    l: str
     p: str
     alpha: str
     fixed: float | None
