@@ -24,8 +24,15 @@ _SCALARS = {Dtype.I32: "i32", Dtype.I64: "i64", Dtype.F32: "fp32", Dtype.BOOL: "
 class Inputs:
     """Prints loads of captured tensors."""
 
-    def __init__(self, attention: Attention, parameters: Parameters, names: Names, sizes: Sizes) -> None:
-        self.attention, self.parameters, self.names, self.sizes = attention, parameters, names, sizes
+    def __init__(
+        self, attention: Attention, parameters: Parameters, names: Names, sizes: Sizes
+    ) -> None:
+        self.attention, self.parameters, self.names, self.sizes = (
+            attention,
+            parameters,
+            names,
+            sizes,
+        )
         self.base_lines: list[str] = []
         self._bases: dict[tuple[str, str], str] = {}
         for t in attention.tensors:
@@ -77,8 +84,11 @@ class Inputs:
         size = t.axes[i].size
         if size is not None and low >= 0 and high <= size - 1:
             return printer.text(index, ATOM)
-        last = str(size - 1) if size is not None else self.parameters.add(
-            f"{t.name}_size_{i}", "i32", f"{t.name}.shape[{i}]") + " - 1"  # fmt: skip
+        last = (
+            str(size - 1)
+            if size is not None
+            else self.parameters.add(f"{t.name}_size_{i}", "i32", f"{t.name}.shape[{i}]") + " - 1"
+        )
         return f"tl.minimum(tl.maximum({printer.text(index)}, 0), {last})"
 
     def _times_stride(self, t: Tensor, i: int, text: str) -> str:
@@ -103,28 +113,38 @@ class Inputs:
     def address(self, tensor: str, index: tuple[str, ...]) -> str:
         """Pointer to an element, or to a row when the last index is left out."""
         t = self.attention.tensor(tensor)
-        lead = [self._times_stride(t, i, text) for i, text in enumerate(index[: len(t.axes) - 1]) if text != "0"]
+        lead = [
+            self._times_stride(t, i, text)
+            for i, text in enumerate(index[: len(t.axes) - 1])
+            if text != "0"
+        ]
         base = self._base(t, lead)
         return f"{base} + {index[-1]}" if len(index) == len(t.axes) else base
 
     def element(self, e: ix.Element, index: tuple[str, ...]) -> str:
         """One element as an i32 scalar."""
         text = f"tl.load({self.address(e.tensor, index)})"
-        return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        return (
+            text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        )
 
     def row_element(self, e: ix.Element, index: tuple[str, ...]) -> str:
         """One element per row of the tile (its last index moves), or a scalar."""
         if "q" not in e.names:
             return self.element(e, index)
         text = f"tl.load({self.address(e.tensor, index)}, mask=inside, other=0)"
-        return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        return (
+            text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        )
 
     def column_element(self, e: ix.Element, index: tuple[str, ...]) -> str:
         """One element per key of the tile, or a scalar."""
         if "k" not in e.names:
             return self.element(e, index)
         text = f"tl.load({self.address(e.tensor, index)}, mask=live, other=0)"
-        return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        return (
+            text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        )
 
     def tile_extreme(
         self, e: ix.TileExtreme, begin: ix.Poly, end: ix.Poly, vector: str, inside: str

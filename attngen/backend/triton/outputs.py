@@ -15,7 +15,12 @@ from attngen.ir.online import OnlinePlan
 from attngen.ir.walk import walk
 
 _TORCH = {Dtype.F16: "torch.float16", Dtype.BF16: "torch.bfloat16", Dtype.F32: "torch.float32"}
-_POINTER = {"torch.float16": "fp16", "torch.bfloat16": "bf16", "torch.float32": "fp32", "torch.int64": "i64"}
+_POINTER = {
+    "torch.float16": "fp16",
+    "torch.bfloat16": "bf16",
+    "torch.float32": "fp32",
+    "torch.int64": "i64",
+}
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,14 @@ class Result:
 class Outputs:
     """Allocation and stores of all results."""
 
-    def __init__(self, attention: Attention, plan: OnlinePlan, sizes: Sizes, block_q: int,
-                 parameters: Parameters) -> None:  # fmt: skip
+    def __init__(
+        self,
+        attention: Attention,
+        plan: OnlinePlan,
+        sizes: Sizes,
+        block_q: int,
+        parameters: Parameters,
+    ) -> None:
         self.attention, self.sizes, self.block_q = attention, sizes, block_q
         self.query = side_tensors(attention, Side.QUERY)[0]
         self.results = [self._result(name, e) for name, e in plan.outputs]
@@ -41,7 +52,9 @@ class Outputs:
 
     def _result(self, name: str, e: Expr) -> Result:
         integer = e.kind == "int"
-        wide = any(isinstance(x, Row) or (isinstance(x, Reduced) and x.what == "moment") for x in walk(e))
+        wide = any(
+            isinstance(x, Row) or (isinstance(x, Reduced) and x.what == "moment") for x in walk(e)
+        )
         own = _TORCH[self.query.dtype] if e.feature is not None and wide else "torch.float32"
         width = None if e.feature is None else size(e.feature)
         return Result(name, e, width, "torch.int64" if integer else own)
@@ -50,9 +63,13 @@ class Outputs:
         """Host lines."""
         lines = []
         for r in self.results:
-            sizes = [self._size(role) for role, _ in self._axes()] + ([str(r.width)] if r.width else [])
+            sizes = [self._size(role) for role, _ in self._axes()] + (
+                [str(r.width)] if r.width else []
+            )
             comma = "," if len(sizes) == 1 else ""
-            lines.append(f"{r.name} = torch.empty(({', '.join(sizes)}{comma}), dtype={r.dtype}, device={self.query.name}.device)")
+            lines.append(
+                f"{r.name} = torch.empty(({', '.join(sizes)}{comma}), dtype={r.dtype}, device={self.query.name}.device)"
+            )
         return lines
 
     def _axes(self) -> list[tuple[str, str]]:
@@ -61,7 +78,9 @@ class Outputs:
         return [(a.role, names[a.role]) for a in self.query.axes if a.role in names]
 
     def _size(self, role: str) -> str:
-        return {"batch": self.sizes.batch, "head": self.sizes.heads, "position": self.sizes.q_len}[role]
+        return {"batch": self.sizes.batch, "head": self.sizes.heads, "position": self.sizes.q_len}[
+            role
+        ]
 
     def lines(self, finish: Finish, binder: Binder) -> list[str]:
         """Kernel lines that compute and store every result."""
@@ -81,7 +100,11 @@ class Outputs:
             name = binder.names.take(r.name if len(texts) == 1 else f"{r.name}_{i}")
             columns = f"tl.arange(0, {c.block})"
             at = columns if c.start == 0 else f"({c.start} + {columns})"
-            mask = f"inside[:, None] & ({columns} < {c.width})[None, :]" if c.padded else "inside[:, None]"
+            mask = (
+                f"inside[:, None] & ({columns} < {c.width})[None, :]"
+                if c.padded
+                else "inside[:, None]"
+            )
             lines.append(f"{name} = {self._value(text, r)}  # [queries, {r.width}]")
             lines.append(f"{name}_cells = {head} + {rows}[:, None] + {at}[None, :]")
             lines.append(f"tl.store({name}_cells, {name}, mask={mask})")
@@ -114,8 +137,11 @@ class Outputs:
             if role == "position":
                 packed = self.query.packed
                 text = "(q_start + q_idx)" if packed else "q_idx"
-                row = f"{text}.to(tl.int64) * ({' * '.join(inner)})" if len(inner) > 1 else (
-                    f"{text}.to(tl.int64) * {inner[0]}" if inner else text)  # fmt: skip
+                row = (
+                    f"{text}.to(tl.int64) * ({' * '.join(inner)})"
+                    if len(inner) > 1
+                    else (f"{text}.to(tl.int64) * {inner[0]}" if inner else text)
+                )
             else:
                 index = "b" if role == "batch" else "h"
                 base.append(" * ".join([f"{index}.to(tl.int64)", *inner]) if inner else index)

@@ -40,11 +40,28 @@ OR, AND, COMPARE, ADD, MUL, UNARY, ATOM = range(7)
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
 _COMPARE = {"lt": "<", "le": "<=", "eq": "==", "ne": "!="}
-_CALLS = {"exp": "tl.exp", "exp2": "tl.exp2", "log": "tl.log", "log2": "tl.log2", "sqrt": "tl.sqrt",
-          "rsqrt": "tl.rsqrt", "sin": "tl.sin", "cos": "tl.cos", "sigmoid": "tl.sigmoid",
-          "floor": "tl.floor"}  # fmt: skip
-DTYPES = {"f16": "tl.float16", "bf16": "tl.bfloat16", "f32": "tl.float32", "f64": "tl.float64",
-          "i32": "tl.int32", "i64": "tl.int64", "i8": "tl.int8", "bool": "tl.int1"}  # fmt: skip
+_CALLS = {
+    "exp": "tl.exp",
+    "exp2": "tl.exp2",
+    "log": "tl.log",
+    "log2": "tl.log2",
+    "sqrt": "tl.sqrt",
+    "rsqrt": "tl.rsqrt",
+    "sin": "tl.sin",
+    "cos": "tl.cos",
+    "sigmoid": "tl.sigmoid",
+    "floor": "tl.floor",
+}
+DTYPES = {
+    "f16": "tl.float16",
+    "bf16": "tl.bfloat16",
+    "f32": "tl.float32",
+    "f64": "tl.float64",
+    "i32": "tl.int32",
+    "i64": "tl.int64",
+    "i8": "tl.int8",
+    "bool": "tl.int1",
+}
 
 
 @dataclass
@@ -130,7 +147,12 @@ class Printer:
             return f"{_CALLS[e.op]}({self._float(e.x)})", ATOM
         match e.op:
             case "not":
-                return f"~{self.text(e.x, ATOM)}" if e.x.kind == "bool" else f"{self.text(e.x, ADD)} == 0", UNARY
+                return (
+                    f"~{self.text(e.x, ATOM)}"
+                    if e.x.kind == "bool"
+                    else f"{self.text(e.x, ADD)} == 0",
+                    UNARY,
+                )
             case "abs":
                 return f"tl.abs({self.text(e.x)})", ATOM
             case "recip":
@@ -156,7 +178,10 @@ class Printer:
                 return f"tl.{e.op}imum({a}, {b})", ATOM
             case "and" | "or":
                 sign, level = ("&", AND) if e.op == "and" else ("|", OR)
-                return f"{self._logical(e.a, e, level)} {sign} {self._logical(e.b, e, level + 1)}", level
+                return (
+                    f"{self._logical(e.a, e, level)} {sign} {self._logical(e.b, e, level + 1)}",
+                    level,
+                )
             case "floordiv" | "mod":
                 return self._floor(e)
             case "pow":
@@ -171,7 +196,12 @@ class Printer:
     def _logical(self, e: Expr, parent: Expr, level: int) -> str:
         """`&` and `|` bind tighter than comparisons in Python, so everything but an atom is wrapped."""
         target, shape = self.frame.shape(parent), self.frame.shape(e)
-        inner = isinstance(e, Binary) and e.op in ("and", "or") and shape == target and e not in self.bound
+        inner = (
+            isinstance(e, Binary)
+            and e.op in ("and", "or")
+            and shape == target
+            and e not in self.bound
+        )
         if inner:
             return self.text(e, level)
         return self.frame.spread(self.text(_truth(e), ATOM), shape, target)
@@ -223,7 +253,11 @@ def unbound(e: Expr) -> SpecError:
     """Names the node the backend met without a way to print it."""
     kind = type(e).__name__.lower()
     return SpecError(
-        Diagnostic("E401", f"the triton backend cannot print this use of `{kind}` yet", help="simplify the score")
+        Diagnostic(
+            "E401",
+            f"the triton backend cannot print this use of `{kind}` yet",
+            help="simplify the score",
+        )
     )
 
 

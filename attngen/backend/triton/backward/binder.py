@@ -32,7 +32,7 @@ class BackwardBinder(Binder):
         super().place(e, user_shape)
 
     def _recompute(self, e: Recomputed) -> None:
-        """p = exp2(score - norm), both in log2 units; terms of the row are part of the norm."""
+        """P = exp2(score - norm), both in log2 units; terms of the row are part of the norm."""
         weights = self.plan.classes[e.index]
         parts = split_score(e.score)
         score, factor = printed_score(parts, weights, ANCHOR, self.half)

@@ -47,7 +47,9 @@ def training_program(program: Program, backward: Backward) -> Program:
 
 
 class _File:
-    def __init__(self, program: Program, plan: BackwardPlan, schedule: BackwardSchedule, target: Target) -> None:
+    def __init__(
+        self, program: Program, plan: BackwardPlan, schedule: BackwardSchedule, target: Target
+    ) -> None:
         self.program, self.schedule, self.target = program, schedule, target
         self.backward = backward_program(program, plan)
         self.entry = Names().take(f"{program.attention.name}_backward")
@@ -57,7 +59,10 @@ class _File:
         cuts = backward_layout(self.backward)
         made = (self.backward, self.target, self.entry, cuts)
         rows = self._rows(*made)
-        queries, keys = self._tiles(QueriesKernel, "queries", *made), self._tiles(KeysKernel, "keys", *made)
+        queries, keys = (
+            self._tiles(QueriesKernel, "queries", *made),
+            self._tiles(KeysKernel, "keys", *made),
+        )
         parts = [p for p in (rows, queries, keys) if p is not None]
         for g in self.backward.gradients:
             if g.place == "heads":
@@ -80,15 +85,26 @@ class _File:
                 f"Schedule of the loop over keys: {self.schedule.queries.describe()}",
                 f"Schedule of the loop over queries: {self.schedule.keys.describe()}",
             ],
-            descriptors=any(c.parameters.table[p].descriptor for c, _, _, _, ps, _, _ in parts for p in ps),
-            helpers=render("triton/helpers.py.j2", helpers=helpers,
-                           tanh_approx=self.target.tanh_approx and not context.facts.wide),
+            descriptors=any(
+                c.parameters.table[p].descriptor for c, _, _, _, ps, _, _ in parts for p in ps
+            ),
+            helpers=render(
+                "triton/helpers.py.j2",
+                helpers=helpers,
+                tanh_approx=self.target.tanh_approx and not context.facts.wide,
+            ),
             stages=[self._stage(s) for s in stages],
             block_k="keys or queries",
             kernels=kernels,
             host_signature=call(f"def {self.entry}", arguments, ":"),
-            host_lines=[*self._sizes(context), *self._made(), *self.ledger.allocations, *host,
-                        *self.ledger.finishing, self._returned()],
+            host_lines=[
+                *self._sizes(context),
+                *self._made(),
+                *self.ledger.allocations,
+                *host,
+                *self.ledger.finishing,
+                self._returned(),
+            ],
         )
         outputs = tuple(f"d_{t}" for t in self.backward.plan.tensors)
         return Emitted(source, self.entry, tuple(arguments), outputs, tuple(devices))
@@ -134,21 +150,29 @@ class _File:
     def _made(self) -> list[str]:
         lines = []
         attention = self.backward.program.attention
-        counts = RowsKernel(self.backward, self.schedule.rows, self.target, "", backward_layout(self.backward)).sizes
+        counts = RowsKernel(
+            self.backward, self.schedule.rows, self.target, "", backward_layout(self.backward)
+        ).sizes
         sizes = {"batch": counts.batch, "head": counts.heads, "position": counts.q_len}
         for name in self.backward.made.values():
             t = attention.tensor(name)
             shape = [sizes.get(a.role) or str(a.size) for a in t.axes]
             comma = "," if len(shape) == 1 else ""
             device = f"{self.program.attention.tensors[0].name}.device"
-            lines.append(f"{name} = torch.empty(({', '.join(shape)}{comma}), dtype={TORCH[t.dtype]}, device={device})")
+            lines.append(
+                f"{name} = torch.empty(({', '.join(shape)}{comma}), dtype={TORCH[t.dtype]}, device={device})"
+            )
         return lines
 
     def _returned(self) -> str:
         texts = []
         for tensor in self.backward.plan.tensors:
             parts = self.ledger.parts.get(tensor)
-            texts.append(" + ".join(parts) if parts else f"torch.zeros({tensor}.shape, dtype={tensor}.dtype, device={tensor}.device)")
+            texts.append(
+                " + ".join(parts)
+                if parts
+                else f"torch.zeros({tensor}.shape, dtype={tensor}.dtype, device={tensor}.device)"
+            )
         return f"return ({', '.join(texts)},)" if len(texts) == 1 else f"return {', '.join(texts)}"
 
     def _launch(self, k: Context, name: str, grid: str, parameters: list[str]) -> list[str]:
@@ -161,20 +185,39 @@ class _File:
             lines.append(f"programs = {k.programs}")
             lines.append("heads_in_l2 = min(4, programs & -programs)")
         options = [f"num_warps={k.schedule.warps}", f"num_stages={k.schedule.stages}"]
-        return lines + lines_of(call(f"{name}[({grid},)]", [table[p].host for p in parameters] + options, "", 4))
+        return lines + lines_of(
+            call(f"{name}[({grid},)]", [table[p].host for p in parameters] + options, "", 4)
+        )
 
-    def _kernel(self, k: Context, name: str, doc: str, body: str, parameters: list[str]) -> dict[str, str]:
+    def _kernel(
+        self, k: Context, name: str, doc: str, body: str, parameters: list[str]
+    ) -> dict[str, str]:
         table = k.parameters.table
-        free = [p for p in parameters if table[p].type in ("i32", "i64") and not table[p].specialised]
-        return {"decorator": decorator(free), "signature": call(f"def {name}", parameters, ":"), "doc": doc, "body": body}
+        free = [
+            p for p in parameters if table[p].type in ("i32", "i64") and not table[p].specialised
+        ]
+        return {
+            "decorator": decorator(free),
+            "signature": call(f"def {name}", parameters, ":"),
+            "doc": doc,
+            "body": body,
+        }
 
     def _stage(self, s: Stage) -> dict[str, str]:
         flag = ["PARTIAL: tl.constexpr"] if s.flagged else []
-        return {"signature": call(f"def {s.name}", [*s.parameters, *flag], ":"), "body": s.body, "any_kept_function": ""}
+        return {
+            "signature": call(f"def {s.name}", [*s.parameters, *flag], ":"),
+            "body": s.body,
+            "any_kept_function": "",
+        }
 
     def _device(self, k: Context, name: str, parameters: list[str]) -> DeviceKernel:
         table = k.parameters.table
         return DeviceKernel(
-            name, {p: table[p].type for p in parameters}, {},
-            tuple(p for p in parameters if table[p].specialised), k.schedule.warps, k.schedule.stages,
+            name,
+            {p: table[p].type for p in parameters},
+            {},
+            tuple(p for p in parameters if table[p].specialised),
+            k.schedule.warps,
+            k.schedule.stages,
         )

@@ -40,7 +40,9 @@ class TileKernel(Context):
     levels: tuple[Axes, ...] = ()
     moving, fixed = COLUMN, ROW
 
-    def __init__(self, backward: Backward, schedule: Schedule, target: Target, entry: str, cuts: Layout) -> None:
+    def __init__(
+        self, backward: Backward, schedule: Schedule, target: Target, entry: str, cuts: Layout
+    ) -> None:
         frame = Frame(keys_first=self.owner is KEYS)
         super().__init__(backward.program, schedule, target, entry, frame, cuts)
         self.backward = backward
@@ -132,7 +134,10 @@ class TileKernel(Context):
         name = self.names.take(wish)
         self.binder.sections[TILE].append(f"{name} = {text}")
         if masked:
-            self.binder.sections[TILE] += ["if PARTIAL:", f"    {name} = tl.where(keep, {name}, 0.0)"]
+            self.binder.sections[TILE] += [
+                "if PARTIAL:",
+                f"    {name} = tl.where(keep, {name}, 0.0)",
+            ]
         self._coefficients[e] = name
         return name
 
@@ -167,7 +172,11 @@ class TileKernel(Context):
     # --- names of the two sides -------------------------------------------------------------------
     def _tiles(self, moving: bool) -> list[str]:
         queries, keys = list(self.binder.query_tiles), list(self.binder.key_tiles)
-        return (keys if moving else queries) if self.owner is QUERIES else (queries if moving else keys)
+        return (
+            (keys if moving else queries)
+            if self.owner is QUERIES
+            else (queries if moving else keys)
+        )
 
     def _own_block(self) -> int:
         return self.schedule.block_q if self.owner is QUERIES else self.schedule.block_k
@@ -192,11 +201,38 @@ class TileKernel(Context):
             for c in v.chunks
             if self.streams.side(self.attention.tensor(v.tensor)) is own
         ]
-        rows = [line.split(" = ")[0] for s in (SCALAR, self.fixed) for line in self.binder.sections[s]]
-        lines = [*self.streams.base_lines, *self.inputs.base_lines, *self.runs.lines, *self.limit_lines]
+        rows = [
+            line.split(" = ")[0] for s in (SCALAR, self.fixed) for line in self.binder.sections[s]
+        ]
+        lines = [
+            *self.streams.base_lines,
+            *self.inputs.base_lines,
+            *self.runs.lines,
+            *self.limit_lines,
+        ]
         bases = [line.split(" = ")[0] for line in lines]
-        indices = ["b", "h", "h_kv", *self.sizes.groups.values(), "n", "m", "row0", "col0", "anchor"]
-        indices += ["q_idx", "q_pos", "inside", "kv_idx", "live", "q_start", "kv_start", "q_len", "kv_len"]
+        indices = [
+            "b",
+            "h",
+            "h_kv",
+            *self.sizes.groups.values(),
+            "n",
+            "m",
+            "row0",
+            "col0",
+            "anchor",
+        ]
+        indices += [
+            "q_idx",
+            "q_pos",
+            "inside",
+            "kv_idx",
+            "live",
+            "q_start",
+            "kv_start",
+            "q_len",
+            "kv_len",
+        ]
         return [*tiles, *rows, *self.parameters.table, *bases, *indices]
 
     def bounds(self) -> tuple[list[str], list[str]]:
@@ -222,7 +258,12 @@ class QueriesKernel(TileKernel):
         stage = self.build_step(f"{name}_step")
         bound_lines, part_lines = self.bounds()
         early = self._tiles(moving=False)
-        fixed = [*self.binder.sections[SCALAR], *self.binder.sections[ROW], *self.runs.lines, *self.limit_lines]
+        fixed = [
+            *self.binder.sections[SCALAR],
+            *self.binder.sections[ROW],
+            *self.runs.lines,
+            *self.limit_lines,
+        ]
         marks = {s: len(self.binder.sections[s]) for s in (SCALAR, ROW)}
         stores = self.stores.epilogue("queries")
         closing = [line for s in (SCALAR, ROW) for line in self.binder.sections[s][marks[s] :]]
@@ -275,7 +316,12 @@ class KeysKernel(TileKernel):
         stage = self.build_step(f"{name}_step")
         bound_lines, part_lines = self.bounds()
         early = self._tiles(moving=False)
-        fixed = [*self.binder.sections[SCALAR], *self.binder.sections[COLUMN], *self.runs.lines, *self.limit_lines]
+        fixed = [
+            *self.binder.sections[SCALAR],
+            *self.binder.sections[COLUMN],
+            *self.runs.lines,
+            *self.limit_lines,
+        ]
         marks = {s: len(self.binder.sections[s]) for s in (SCALAR, COLUMN)}
         stores = self.stores.epilogue("keys")
         closing = [line for s in (SCALAR, COLUMN) for line in self.binder.sections[s][marks[s] :]]
@@ -294,7 +340,9 @@ class KeysKernel(TileKernel):
             grouped=grouped,
             base_lines=bases,
             head_lines=of_head,
-            tiles_fixed=[self.streams.views[t] for t in dict.fromkeys([*early, *self._tiles(moving=False)])],
+            tiles_fixed=[
+                self.streams.views[t] for t in dict.fromkeys([*early, *self._tiles(moving=False)])
+            ],
             fixed=fixed,
             bound_lines=bound_lines,
             part_lines=part_lines,
@@ -322,7 +370,9 @@ class KeysKernel(TileKernel):
         return "1" if self.grouped else self.sizes.heads
 
     def _group(self) -> str:
-        return f"{self.sizes.heads} // {self.key_heads}" if self.key_heads != "1" else self.sizes.heads
+        return (
+            f"{self.sizes.heads} // {self.key_heads}" if self.key_heads != "1" else self.sizes.heads
+        )
 
     @property
     def programs(self) -> str:
@@ -339,7 +389,9 @@ def _per_head(*groups: list[str]) -> tuple[list[str], ...]:
     moved, names = [], {"h"}
     kept: list[list[str]] = []
     for number, lines in enumerate(groups):
-        whole = number == len(groups) - 1 and any(names & words(line.split(" = ", 1)[-1]) for line in lines)
+        whole = number == len(groups) - 1 and any(
+            names & words(line.split(" = ", 1)[-1]) for line in lines
+        )
         stay = []
         for line in lines:
             target, _, value = line.partition(" = ")

@@ -14,7 +14,7 @@ from attngen.backend.triton.layout import Layout, cut_alike, rows_of, side_tenso
 from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.dtype import Dtype
 from attngen.ir import build
-from attngen.ir.attention import Attention, Axis, Tensor
+from attngen.ir.attention import Axis, Tensor
 from attngen.ir.backward import KEEP, BackwardPlan, Definition, Gradient, HeadSum, TilePass
 from attngen.ir.expr import Dot, Expr, Hot, Index, Known, Load, Recomputed, Reduced, Row, Side
 from attngen.ir.program import Program

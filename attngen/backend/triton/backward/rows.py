@@ -22,7 +22,9 @@ INDEX = {"batch": "b", "head": "h", "position": "q_idx"}
 class RowsKernel(Context):
     """One tile of queries of one head, no loop."""
 
-    def __init__(self, backward: Backward, schedule: Schedule, target: Target, entry: str, cuts: Layout) -> None:
+    def __init__(
+        self, backward: Backward, schedule: Schedule, target: Target, entry: str, cuts: Layout
+    ) -> None:
         super().__init__(backward.program, schedule, target, entry, None, cuts)
         self.backward = backward
         self.stores = Stores(self)
@@ -49,7 +51,9 @@ class RowsKernel(Context):
             single=self.programs == "1",
             packed=self._packed(),
             head_lines=heads,
-            position_lines=[] if self.attention.same_length else ["q_pos = q_idx + (kv_len - q_len)"],
+            position_lines=[]
+            if self.attention.same_length
+            else ["q_pos = q_idx + (kv_len - q_len)"],
             base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
             tiles=[self.streams.views[t] for t in loaded],
             lines=lines,
@@ -81,7 +85,9 @@ class RowsKernel(Context):
             own = self.streams.tiles[name, c.start]
             columns = f"tl.arange(0, {c.block})"
             at = columns if c.start == 0 else f"({c.start} + {columns})"
-            mask = f"{inside}[:, None]" + (f" & ({columns} < {c.width})[None, :]" if c.padded else "")
+            mask = f"{inside}[:, None]" + (
+                f" & ({columns} < {c.width})[None, :]" if c.padded else ""
+            )
             lines.append(f"{own} = ({text}).to({pointer}.dtype.element_ty)")
             lines.append(f"tl.store({rows}[:, None] + {at}[None, :], {own}, mask={mask})")
         return self._flush(lines)

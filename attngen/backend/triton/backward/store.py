@@ -90,13 +90,15 @@ class Stores:
     def _row(self, g: Gradient) -> list[str]:
         """A row gradient, in the layout and dtype of its tensor."""
         k, of = self.kernel, g.of
-        assert isinstance(of, Row)  # noqa: S101 - the caller has looked
+        assert isinstance(of, Row)
         self._require_in_kernel(g)
         t = k.attention.tensor(of.tensor)
         array = self.ledger.name(f"d_{t.name}")
         whole = of.start == 0 and size(of.width) == size(t.axes[-1].size)
         make = "empty" if whole else "zeros"
-        self.ledger.allocations.append(f"{array} = torch.{make}({t.name}.shape, dtype={t.name}.dtype, device={t.name}.device)")
+        self.ledger.allocations.append(
+            f"{array} = torch.{make}({t.name}.shape, dtype={t.name}.dtype, device={t.name}.device)"
+        )
         self.ledger.part(t.name, array)
         k.binder.note_rows(g.value)
         self._numbers(g.value)
@@ -107,7 +109,9 @@ class Stores:
         for i, (text, c) in enumerate(zip(texts, k.binder.chunks(of), strict=True)):
             columns = f"tl.arange(0, {c.block})"
             at = columns if c.start == 0 else f"({c.start} + {columns})"
-            mask = f"{inside}[:, None]" + (f" & ({columns} < {c.width})[None, :]" if c.padded else "")
+            mask = f"{inside}[:, None]" + (
+                f" & ({columns} < {c.width})[None, :]" if c.padded else ""
+            )
             name = k.names.take(array if len(texts) == 1 else f"{array}_{i}")
             lines.append(f"{name} = ({text}).to({pointer}.dtype.element_ty)")
             lines.append(f"{name}_cells = {rows}[:, None] + {at}[None, :]")
@@ -119,7 +123,11 @@ class Stores:
         k = self.kernel
         start = ("q_start + " if side is Side.QUERY else "kv_start + ") if t.packed else ""
         vector, inside = ("q_idx", "inside") if side is Side.QUERY else ("kv_idx", "live")
-        index = {"batch": "b", "head": self._head(t, side), "position": f"({start}{vector})" if start else vector}
+        index = {
+            "batch": "b",
+            "head": self._head(t, side),
+            "position": f"({start}{vector})" if start else vector,
+        }
         base, rows = [pointer], ""
         for i, a in enumerate(t.axes):
             if a.role not in index or index[a.role] == "0":
@@ -166,17 +174,23 @@ class Stores:
             raise _not_built(f"the gradient of {t.name} at computed positions")
         if not reduces:
             array = self.ledger.name(f"d_{t.name}")
-            self.ledger.allocations.append(f"{array} = torch.zeros({t.name}.shape, dtype={t.name}.dtype, device={t.name}.device)")
+            self.ledger.allocations.append(
+                f"{array} = torch.zeros({t.name}.shape, dtype={t.name}.dtype, device={t.name}.device)"
+            )
             self.ledger.part(t.name, array)
             return Tensor(array, "input", t.dtype, t.axes), Load(array, of.index, "float")
         array = self.ledger.name(f"d_{t.name}_parts")
         names = ["b", "h", *(n for n in plain if n in POSITION)]
         counts = [self._count(n) for n in names]
         device = f"device={t.name}.device"
-        self.ledger.allocations.append(f"{array} = torch.zeros(({', '.join(counts)}), dtype=torch.float32, {device})")
+        self.ledger.allocations.append(
+            f"{array} = torch.zeros(({', '.join(counts)}), dtype=torch.float32, {device})"
+        )
         self._finish(t.name, array, names, plain)
         axes = tuple(Axis(n, "feature") for n in names)
-        return Tensor(array, "input", Dtype.F32, axes), Load(array, tuple(Index(n) for n in names), "float")
+        return Tensor(array, "input", Dtype.F32, axes), Load(
+            array, tuple(Index(n) for n in names), "float"
+        )
 
     def _count(self, index: str) -> str:
         s = self.kernel.sizes
@@ -204,7 +218,9 @@ class Stores:
         self._numbers(s.value)
         k.binder.place(s.value, k.owner.shape)
         inside = k.owner.inside
-        return self._partial(s.leaf, f"tl.sum(tl.where({inside}, {k.printer.text(s.value)}, 0.0), 0)")
+        return self._partial(
+            s.leaf, f"tl.sum(tl.where({inside}, {k.printer.text(s.value)}, 0.0), 0)"
+        )
 
     def _tile_sums(self) -> list[str]:
         lines: list[str] = []
@@ -220,7 +236,9 @@ class Stores:
         tiles, tile = self._tiles()
         query = k.outputs.query.name
         shape = f"({k.sizes.batch}, {k.sizes.heads}, {tiles})"
-        self.ledger.allocations.append(f"{array} = torch.zeros({shape}, dtype=torch.float32, device={query}.device)")
+        self.ledger.allocations.append(
+            f"{array} = torch.zeros({shape}, dtype=torch.float32, device={query}.device)"
+        )
         self.ledger.finishing.append(f"{leaf.name} = {array}.sum(-1)  # [batch, heads]")
         k.parameters.add(f"{array}_ptr", "*fp32", array, True)
         k.parameters.add(f"{array}_tiles", "i32", tiles)
@@ -234,8 +252,14 @@ class Stores:
         if k.facts.packed:
             raise _not_built("a sum over tiles of packed sequences")
         if k.owner.first == "row0":
-            return f"triton.cdiv({k.sizes.q_len}, {k.schedule.block_q})", f"row0 // {k.schedule.block_q}"
-        return f"triton.cdiv({k.sizes.kv_len}, {k.schedule.block_k})", f"col0 // {k.schedule.block_k}"
+            return (
+                f"triton.cdiv({k.sizes.q_len}, {k.schedule.block_q})",
+                f"row0 // {k.schedule.block_q}",
+            )
+        return (
+            f"triton.cdiv({k.sizes.kv_len}, {k.schedule.block_k})",
+            f"col0 // {k.schedule.block_k}",
+        )
 
     # --- buckets ----------------------------------------------------------------------------------
     def histogram_inits(self) -> list[tuple[str, str]]:
@@ -257,7 +281,9 @@ class Stores:
         slots = max(16, 1 << (buckets - 1).bit_length())
         name = k.names.take(f"d_{t.name}_sums")
         k.printer.helpers.add("add_buckets")
-        self.histograms.append((name, f"{name} = add_buckets({name}, {index}, {weight}, {slots})", slots))
+        self.histograms.append(
+            (name, f"{name} = add_buckets({name}, {index}, {weight}, {slots})", slots)
+        )
         self._buckets = getattr(self, "_buckets", [])
         self._buckets.append((name, t, lead, buckets, slots))
 
@@ -269,7 +295,9 @@ class Stores:
             tiles, tile = self._tiles()
             shape = f"({k.sizes.batch}, {k.sizes.heads}, {tiles}, {slots})"
             device = f"device={t.name}.device"
-            self.ledger.allocations.append(f"{array} = torch.zeros({shape}, dtype=torch.float32, {device})")
+            self.ledger.allocations.append(
+                f"{array} = torch.zeros({shape}, dtype=torch.float32, {device})"
+            )
             total = self.ledger.name(f"{name}_total")
             self.ledger.finishing.append(f"{total} = {array}.sum(2)[..., :{buckets}]")
             self._finish(t.name, total, ["b", "h", "bucket"], [*lead, "bucket"])
@@ -308,19 +336,32 @@ def host_text(e: Expr, names: dict[Expr, str]) -> str:
             return f"({host_text(a, names)} + {host_text(b, names)})"
         case Binary(op="mul", a=a, b=b):
             return f"{host_text(a, names)} * {host_text(b, names)}"
-        case Unary(op=op, x=x) if op in ("exp", "log", "tanh", "sigmoid", "sqrt", "rsqrt", "cos", "sin"):
+        case Unary(op=op, x=x) if op in (
+            "exp",
+            "log",
+            "tanh",
+            "sigmoid",
+            "sqrt",
+            "rsqrt",
+            "cos",
+            "sin",
+        ):
             return f"{host_text(x, names)}.{op}()"
         case Unary(op="recip", x=x):
             return f"(1.0 / {host_text(x, names)})"
         case Load(tensor=tensor, index=index) if all(isinstance(i, Index) for i in index):
-            return f"{tensor}[:, None]" if index and index[0] is Index("b") and len(index) == 1 else tensor
+            return (
+                f"{tensor}[:, None]"
+                if index and index[0] is Index("b") and len(index) == 1
+                else tensor
+            )
     raise _not_built("this gradient per head")
 
 
 def head_gradient(ledger: Ledger, g: Gradient) -> None:
     """Host: the gradient of a tensor read per head, from sums [batch, heads]."""
     of = g.of
-    assert isinstance(of, Load)  # noqa: S101 - place "heads" is of numbers
+    assert isinstance(of, Load)
     names = [i.name for i in of.index if isinstance(i, Index)]
     if len(names) != len(of.index) or not set(names) <= {"b", "h", "h_kv"}:
         raise _not_built(f"the gradient of {of.tensor} at a fixed element")
@@ -338,7 +379,9 @@ def head_gradient(ledger: Ledger, g: Gradient) -> None:
 
 def _not_built(what: str) -> SpecError:
     message = f"{what} is not built yet in the triton backend"
-    return SpecError(Diagnostic("E430", message, help="mark the input `const` if it needs no gradient"))
+    return SpecError(
+        Diagnostic("E430", message, help="mark the input `const` if it needs no gradient")
+    )
 
 
 __all__ = ["Ledger", "Stores", "build", "head_gradient", "store_tile"]
