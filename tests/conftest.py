@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from attngen.runtime.settings import gpu_present
+from attngen.runtime.settings import gpu_present, prepare_interpreter
 
 torch.set_num_threads(1)
+prepare_interpreter()  # before any test module imports triton
 settings.register_profile("attngen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("attngen")
 

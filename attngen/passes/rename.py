@@ -37,7 +37,7 @@ RESERVED = frozenset(dir(builtins)) | frozenset(
 
 _DERIVED = re.compile(
     r"\w+_(ptr|head|tiles|base|cells|handle|step|forward|merge|any_kept|starts?|ends?|stride_\w+|size_\d+)"
-    r"|(lo|hi|full_lo|full_hi|group)_\w+"
+    r"|(lo|hi|full_lo|full_hi)_\d+|group_\w+"
 )
 """Names that are made from those of tensors: `q_ptr`, `doc_start`."""
 
@@ -82,7 +82,8 @@ def _names(wanted: Iterable[str]) -> dict[str, str]:
     out = {name: name for name in taken}
     for name in names:
         if name not in out:
-            candidates = (f"{name}_{suffix}" for suffix in ("in", *range(2, len(names) + 3)))
+            candidates = [f"{name}_{suffix}" for suffix in ("in", *range(2, len(names) + 3))]
+            candidates += [f"user{i}_{name}" for i in range(1, len(names) + 2)]
             out[name] = next(c for c in candidates if c not in taken and not reserved(c))
             taken.add(out[name])
     return out

@@ -13,13 +13,13 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target, find_target
 from attngen.ir.attention import Attention, Tensor
-from attngen.ir.recurrence import Recurrence
 from attngen.runtime.bind import bind, expectation, found
-from attngen.runtime.cache import Cache
-from attngen.runtime.checks import Call, Checker, feature_names
+from attngen.runtime.cache import Cache, Entry
+from attngen.runtime.checks import Call, Checker
 from attngen.runtime.device import compatible, target_of
 from attngen.runtime.direct import direct, fixed_by_signature
-from attngen.runtime.empty import empty_results
+from attngen.runtime.fingerprint import digest, generator
+from attngen.runtime.interface import Interface, feature_names
 from attngen.runtime.launch import (
     Plan,
     align,
@@ -30,7 +30,6 @@ from attngen.runtime.launch import (
 )
 from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
-from attngen.runtime.support import require_backend, require_supported
 
 DEFAULT_TARGET = "sm_90"
 DEFAULT_FEATURE = 128
@@ -52,24 +51,37 @@ def compile(  # the name users type: attngen.compile
     is compiled before the first call or `.source`.
     SpecError: mistakes in the spec, an unknown target, or something that is not built yet.
     """
-    from attngen.frontend import load  # noqa: PLC0415 - a Kernel can be made without a parser
-
-    source = read(text_or_path)
-    sizes = _feature_sizes(load(source, {}), params) if params else {}
+    source, cache = read(text_or_path), Cache()
+    interface, sizes = _declarations(source, params, cache)
     fixed = {name: value for name, value in params.items() if name not in sizes}
-    attention = require_supported(load(source, fixed))
-    options = dict(attention.schedule) | ({"backend": backend} if backend else {})
-    require_backend(options)
-    spec = Spec(source, fixed, attention, options)
-    return Kernel(spec, find_target(target) if target else None, sizes=sizes)
+    options = dict(interface.schedule)
+    if backend is not None:
+        from attngen.runtime.support import require_backend  # noqa: PLC0415 - only when asked
+
+        require_backend({"backend": backend})
+        options["backend"] = backend
+    spec = Spec(source, fixed, interface, options)
+    return Kernel(spec, find_target(target) if target else None, cache, sizes)
 
 
-def _feature_sizes(
-    program: Attention | Recurrence, params: Mapping[str, int | float | bool]
-) -> dict[str, int]:
-    """Those of the keywords that name a feature axis instead of a parameter."""
+def _declarations(
+    source: Source, params: Mapping[str, int | float | bool], cache: Cache
+) -> tuple[Interface, dict[str, int]]:
+    """The declarations, and those keywords that are sizes of feature axes; kept in the cache."""
+    key = digest("interface", text=source.text, params=params, generator=generator())
+    entry = cache.get(key)
+    if entry is not None:
+        return Interface.restored(entry.meta["interface"]), entry.meta["sizes"]
+    from attngen.frontend import load  # noqa: PLC0415 - not needed on a hit
+    from attngen.runtime.support import require_supported  # noqa: PLC0415
+
+    program = load(source, {}) if params else None
     names = feature_names(program) if isinstance(program, Attention) else ()
-    return {name: int(value) for name, value in params.items() if name in names}
+    sizes = {name: int(value) for name, value in params.items() if name in names}
+    fixed = {name: value for name, value in params.items() if name not in sizes}
+    interface = Interface.of(require_supported(load(source, fixed)))
+    cache.put(key, Entry({"interface": interface.stored(), "sizes": sizes}))
+    return interface, sizes
 
 
 def read(text_or_path: str | Path) -> Source:
@@ -108,7 +120,7 @@ class Kernel:
         self.notes: dict[str, None] = {}
         self.last: Specialisation | None = None
         self._memory = Memory(self.cache)
-        self._checker = Checker(spec.attention)
+        self._checker = Checker(spec.interface)
         self._made: dict[Request, Specialisation] = {}
         self._plans: dict[Hashable, Plan] = {}
         self._names = tuple(tensor.name for tensor in self.declared)
@@ -117,7 +129,7 @@ class Kernel:
     @property
     def name(self) -> str:
         """The name of the spec."""
-        return self.spec.attention.name
+        return self.spec.interface.name
 
     @property
     def declared(self) -> tuple[Tensor, ...]:
@@ -127,7 +139,7 @@ class Kernel:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the results, in order."""
-        return tuple(name for name, _ in self.spec.attention.outputs)
+        return self.spec.interface.outputs
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{t.name}: {expectation(t)}" for t in self.declared)
@@ -172,7 +184,7 @@ class Kernel:
         short: bool = False,
     ) -> Specialisation:
         """The kernel file for these sizes (128 for feature axes not named), dtype and target."""
-        fixed = {name: DEFAULT_FEATURE for name in feature_names(self.spec.attention)}
+        fixed = {name: DEFAULT_FEATURE for name in feature_names(self.spec.interface)}
         fixed |= {n: size for n, size in {**self.sizes, **(sizes or {})}.items() if n in fixed}
         return self.made(
             Request(tuple(fixed.items()), half, target or self._default_target(), short)
@@ -236,7 +248,7 @@ class Kernel:
     def _plan(self, values: Sequence[Any]) -> Plan:
         call = self._checker.check(values)
         _require_narrow(call, self.declared, values)
-        boundaries = packed_boundaries(self.spec.attention, self.declared, values)
+        boundaries = packed_boundaries(self.declared, values)
         request = None if call.empty else self._request(call)
         if call.device != "cpu" and (boundaries or (request and request not in self._made)):
             _require_no_capture(self.name)
@@ -247,6 +259,8 @@ class Kernel:
         if request is None:
 
             def entry(*arguments: Any) -> tuple[Any, ...]:
+                from attngen.runtime.empty import empty_results  # noqa: PLC0415 - rarely needed
+
                 return empty_results(self.spec.attention, call, arguments)
 
         else:
@@ -300,7 +314,7 @@ class Kernel:
         self._plans[key] = plan
 
     def _default_target(self) -> Target:
-        named = self.spec.attention.targets
+        named = self.spec.interface.targets
         return self.target or find_target(named[0] if named else DEFAULT_TARGET)
 
     def _shown(self) -> Specialisation:

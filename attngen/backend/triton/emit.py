@@ -9,7 +9,7 @@ from attngen.backend.templates import render
 from attngen.backend.triton.context import Context
 from attngen.backend.triton.forward import Forward
 from attngen.backend.triton.names import Names
-from attngen.backend.triton.outputs import Outputs
+from attngen.backend.triton.outputs import Outputs, exact_numbers
 from attngen.backend.triton.pieces import device_kernel, kernel_piece, launch_lines, stage_piece
 from attngen.backend.triton.split import Merge, Split, Stored, can_split
 from attngen.backend.triton.tensors import Parameters
@@ -59,7 +59,9 @@ class _File:
             helpers=render(
                 "triton/helpers.py.j2",
                 helpers=helpers,
-                tanh_approx=self.target.tanh_approx and not forward.facts.wide,
+                tanh_approx=self.target.tanh_approx
+                and not forward.facts.wide
+                and not exact_numbers(self.program.online),
             ),
             stages=[stage_piece(s) for s in stages],
             block_k=self.schedule.block_k,
