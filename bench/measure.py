@@ -91,7 +91,7 @@ class Recorder:
 
 def record_launches(module, call: Callable[[], Any]) -> list[Callable[[], Any]]:
     """The bare launches that `call` makes through the jit functions of the module."""
-    # the host functions' own launches; steps and helpers are called by kernels and must stay as they are
+    # launches of the host functions; steps and helpers are called by kernels and must stay
     launched = {
         name
         for f in vars(module).values()

@@ -199,8 +199,7 @@ def constant_factor(e: Expr) -> tuple[float, Expr]:
     if isinstance(e, Binary) and e.op == "mul" and (factor := number(e.a)) is not None:
         return factor, e.b
     if isinstance(e, Binary) and e.op == "add":
-        x, a = constant_factor(e.a)
-        y, b = constant_factor(e.b)
+        (x, a), (y, b) = constant_factor(e.a), constant_factor(e.b)
         if x == y:
             return x, build.add(a, b)
         if x == -y and abs(x) != 1:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from attngen.backend.triton.binder import Binder
-from attngen.backend.triton.printer import ADD, ATOM, LN2, LOG2E
+from attngen.backend.triton.printer import ADD, LN2, LOG2E
 from attngen.backend.triton.shape import ROW
 from attngen.backend.triton.step import Step
 from attngen.ir import build
-from attngen.ir.expr import Binary, Expr, Reduced
+from attngen.ir.expr import Binary, Expr, Reduced, children
 from attngen.ir.online import OnlinePlan
 from attngen.ir.walk import walk
 
@@ -47,7 +47,7 @@ class Finish:
         return [x for x in walk(*roots) if isinstance(x, Reduced)]
 
     def _count(self, r: Expr) -> int:
-        return sum(1 for _, e in self.plan.outputs for x in walk(e) if r in _args(x)) + sum(
+        return sum(1 for _, e in self.plan.outputs for x in walk(e) if r in children(x)) + sum(
             r is e for _, e in self.plan.outputs
         )
 
@@ -160,12 +160,3 @@ class Finish:
         for x in walk(e):
             if x.feature is None and not isinstance(x, Reduced):
                 self.binder.place(x, ROW)
-
-
-def _args(e: Expr) -> tuple[Expr, ...]:
-    from attngen.ir.expr import children
-
-    return children(e)
-
-
-__all__ = ["ATOM", "Finish"]

@@ -8,7 +8,7 @@ false condition is never read outside its tensor.
 from __future__ import annotations
 
 from attngen.backend.triton.names import Names
-from attngen.backend.triton.printer import ADD, ATOM, Printer
+from attngen.backend.triton.printer import ATOM, Printer
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
 from attngen.backend.triton.tensors import POINTER, Parameters, Sizes
 from attngen.core.dtype import Dtype
@@ -53,12 +53,11 @@ class Inputs:
         base, moving = self._split(t, e, printer)
         cells = " + ".join([base, *moving])
         mask = _mask(shape, printer)
-        other = ', other=float("-inf")' if False else ", other=0"
-        text = f"tl.load({cells}{mask + other if mask else ''})"
+        text = f"tl.load({cells}{mask + ', other=0' if mask else ''})"
         return f"{text}.to(tl.float32)" if t.dtype in (Dtype.F16, Dtype.BF16) else text
 
     def _split(self, t: Tensor, e: Load, printer: Printer) -> tuple[str, list[str]]:
-        """Base pointer (terms that are scalars) and the moving terms, spread to the shape of the load."""
+        """Base pointer (terms that are scalars) and moving terms, spread to the load's shape."""
         shape = printer.frame.shape(e)
         fixed, moving = [], []
         for i, index in enumerate(e.index):
@@ -68,8 +67,7 @@ class Inputs:
                 if not isinstance(index, Const) or index.value:
                     fixed.append(self._times_stride(t, i, text))
             else:
-                atom = text if text.isidentifier() or text.endswith(")") else f"({text})"
-                term = self._times_stride(t, i, atom)
+                term = self._times_stride(t, i, _atom(text))
                 spread = printer.frame.spread(f"({term})" if " " in term else term, own, shape)
                 moving.append(spread)
         return self._base(t, fixed), moving
@@ -97,7 +95,7 @@ class Inputs:
         stride = self.parameters.add(f"{t.name}_stride_{i}", "i32", f"{t.name}.stride({i})")
         if text.isdecimal():  # a literal has no .to
             return f"{text} * {stride}"
-        return f"{text if text.isidentifier() or text.endswith(')') else f'({text})'}.to(tl.int64) * {stride}"
+        return f"{_atom(text)}.to(tl.int64) * {stride}"
 
     def _base(self, t: Tensor, fixed: list[str]) -> str:
         pointer = self.parameters.add(f"{t.name}_ptr", f"*{POINTER[t.dtype]}", t.name, True)
@@ -168,6 +166,10 @@ class Inputs:
         return " + ".join([base, *moving]), mask
 
 
+def _atom(text: str) -> str:
+    return text if text.isidentifier() or text.endswith(")") else f"({text})"
+
+
 def _mask(shape: str, printer: Printer) -> str:
     rows, columns = "inside", "(kv_idx < kv_len)"
     if shape == ROW:
@@ -178,6 +180,3 @@ def _mask(shape: str, printer: Printer) -> str:
         frame = printer.frame
         return f", mask={frame.spread(rows, ROW, TILE)} & {frame.spread(columns, COLUMN, TILE)}"
     return ""
-
-
-__all__ = ["ADD", "Inputs"]

@@ -1,4 +1,4 @@
-"""Results of a kernel: allocated by the host, stored row by row in the layout of the first query stream."""
+"""Results of a kernel: allocated by the host, stored by rows in the first query's layout."""
 
 from __future__ import annotations
 
@@ -63,24 +63,21 @@ class Outputs:
         """Host lines."""
         lines = []
         for r in self.results:
-            sizes = [self._size(role) for role, _ in self._axes()] + (
-                [str(r.width)] if r.width else []
-            )
-            comma = "," if len(sizes) == 1 else ""
-            lines.append(
-                f"{r.name} = torch.empty(({', '.join(sizes)}{comma}), dtype={r.dtype}, device={self.query.name}.device)"
-            )
+            sizes = [self._size(role) for role, _ in self._axes()]
+            sizes += [str(r.width)] if r.width else []
+            shape = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+            device = f"{self.query.name}.device"
+            lines.append(f"{r.name} = torch.empty({shape}, dtype={r.dtype}, device={device})")
         return lines
 
     def _axes(self) -> list[tuple[str, str]]:
-        """(role, size in the kernel) of the query's axes without the feature axis, in memory order."""
+        """(role, size in the kernel) of the query's axes but the feature axis, in memory order."""
         names = {"batch": "batch", "head": "heads", "position": "q_len"}
         return [(a.role, names[a.role]) for a in self.query.axes if a.role in names]
 
     def _size(self, role: str) -> str:
-        return {"batch": self.sizes.batch, "head": self.sizes.heads, "position": self.sizes.q_len}[
-            role
-        ]
+        s = self.sizes
+        return {"batch": s.batch, "head": s.heads, "position": s.q_len}[role]
 
     def lines(self, finish: Finish, binder: Binder) -> list[str]:
         """Kernel lines that compute and store every result."""
@@ -137,11 +134,7 @@ class Outputs:
             if role == "position":
                 packed = self.query.packed
                 text = "(q_start + q_idx)" if packed else "q_idx"
-                row = (
-                    f"{text}.to(tl.int64) * ({' * '.join(inner)})"
-                    if len(inner) > 1
-                    else (f"{text}.to(tl.int64) * {inner[0]}" if inner else text)
-                )
+                row = _times(text, inner)
             else:
                 index = "b" if role == "batch" else "h"
                 base.append(" * ".join([f"{index}.to(tl.int64)", *inner]) if inner else index)
@@ -152,3 +145,11 @@ def exact_numbers(plan: OnlinePlan) -> bool:
     """Whether a result is a number of a score (a top list, a mean), held to float32's precision."""
     numbers = [e for _, e in plan.outputs if e.feature is None]
     return bool(plan.tops) or any(not (isinstance(e, Reduced) and e.what == "lse") for e in numbers)
+
+
+def _times(position: str, inner: list[str]) -> str:
+    """A position times the sizes of the axes inside of it, in 64 bits."""
+    if not inner:
+        return position
+    size = inner[0] if len(inner) == 1 else f"({' * '.join(inner)})"
+    return f"{position}.to(tl.int64) * {size}"

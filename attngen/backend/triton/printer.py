@@ -69,7 +69,7 @@ class Printer:
     """Prints expressions over bound names.
 
     frame: shape of a tile; bound: expressions that already have a name in scope; load: prints an
-    element of an input; helpers: names of helper functions the text called (collected while printing).
+    element of an input; helpers: names of helper functions the text called, collected on the way.
     """
 
     frame: Frame
@@ -111,22 +111,40 @@ class Printer:
             case Binary():
                 return self._binary(e)
             case Where():
-                arms = ", ".join(self._operand(x, e, OR) for x in (e.condition, e.a, e.b))
-                return f"tl.where({arms})", ATOM
+                return self._where(e)
             case Cast():
                 return f"{self._tensor(e.x)}.to({DTYPES[e.dtype]})", ATOM
             case Uniform():
-                self.helpers.add("uniform")
-                seed = self.text(e.seed)
-                row = self.frame.spread("q_idx", ROW, TILE)
-                column = self.frame.spread("kv_idx", COLUMN, TILE)
-                return f"uniform({seed}, b, h, {row}, {column})", ATOM
-            case Row() | Dot() | Reduced() | Known() | Recomputed() | Hot():
-                raise unbound(e)
-            case Size() | Softmax() | Sum() | LogSumExp() | Top() | State() | Outer() | MatMul():
+                return self._uniform(e)
+            case (
+                Row()
+                | Dot()
+                | Reduced()
+                | Known()
+                | Recomputed()
+                | Hot()
+                | Size()
+                | Softmax()
+                | Sum()
+                | LogSumExp()
+                | Top()
+                | State()
+                | Outer()
+                | MatMul()
+            ):
                 raise unbound(e)
             case _:
                 assert_never(e)
+
+    def _where(self, e: Where) -> tuple[str, int]:
+        arms = ", ".join(self._operand(x, e, OR) for x in (e.condition, e.a, e.b))
+        return f"tl.where({arms})", ATOM
+
+    def _uniform(self, e: Uniform) -> tuple[str, int]:
+        self.helpers.add("uniform")
+        row = self.frame.spread("q_idx", ROW, TILE)
+        column = self.frame.spread("kv_idx", COLUMN, TILE)
+        return f"uniform({self.text(e.seed)}, b, h, {row}, {column})", ATOM
 
     def _const(self, e: Const) -> tuple[str, int]:
         value = e.value
@@ -147,12 +165,9 @@ class Printer:
             return f"{_CALLS[e.op]}({self._float(e.x)})", ATOM
         match e.op:
             case "not":
-                return (
-                    f"~{self.text(e.x, ATOM)}"
-                    if e.x.kind == "bool"
-                    else f"{self.text(e.x, ADD)} == 0",
-                    UNARY,
-                )
+                if e.x.kind == "bool":
+                    return f"~{self.text(e.x, ATOM)}", UNARY
+                return f"{self.text(e.x, ADD)} == 0", UNARY
             case "abs":
                 return f"tl.abs({self.text(e.x)})", ATOM
             case "recip":
@@ -194,7 +209,7 @@ class Printer:
         return f"{a} {_COMPARE[e.op]} {b}", COMPARE
 
     def _logical(self, e: Expr, parent: Expr, level: int) -> str:
-        """`&` and `|` bind tighter than comparisons in Python, so everything but an atom is wrapped."""
+        """`&` and `|` bind tighter than comparisons in Python: all but atoms are wrapped."""
         target, shape = self.frame.shape(parent), self.frame.shape(e)
         inner = (
             isinstance(e, Binary)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from attngen.backend.triton.binder import Binder
 from attngen.backend.triton.layout import Chunk
 from attngen.backend.triton.printer import ADD, ATOM, LOG2E, MUL, OR, scale_by
-from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
+from attngen.backend.triton.shape import COLUMN, TILE
 from attngen.ir import build
-from attngen.ir.expr import Binary, Expr, Index, Row, children
+from attngen.ir.expr import Binary, Expr, Index, children
 from attngen.ir.online import Accumulator, OnlinePlan, TopList, Weights
 from attngen.passes.score import ScoreParts, split_score
 
@@ -23,9 +23,9 @@ TILE_SHAPE = "[BLOCK_Q, BLOCK_K]"  # replaced by the sizes of the schedule
 class ClassView:
     """One softmax class in the step.
 
-    score: name of the score tile; factor: text of the factor that takes it to log2 units ("" if it is
-    there already); m, l, p, alpha: names; l is "" if no normaliser is needed; fixed: the constant
-    subtracted instead of a running maximum (log2 units), or None; lines: what computes the score.
+    score: name of the score tile; factor: text that takes it to log2 units ("" for none); m, l, p,
+    alpha: names; l is "" if no normaliser is needed; fixed: the constant subtracted instead of a
+    running maximum (log2 units), or None; row_shift: what the score left out as constant in a row.
     """
 
     index: int
@@ -41,7 +41,7 @@ class ClassView:
 
 @dataclass(frozen=True)
 class AccumulatorView:
-    """One accumulator: state names per chunk, its weight (text over tiles), payload tiles, rescale."""
+    """One accumulator: state names per chunk, weight (text over tiles), payload tiles, rescale."""
 
     index: int
     names: tuple[str, ...]
@@ -108,8 +108,8 @@ def build_step(
 ) -> Step:
     """The step of one stage.
 
-    mask: condition of a partial tile, None if only the tail matters; tail: whether a partial tile must
-    also test kv_idx < kv_len; anchor: position the linear terms of a score are measured from.
+    mask: condition of a partial tile, None if only the tail matters; tail: whether a partial tile
+    must also test kv_idx < kv_len; anchor: position the linear terms of a score are measured from.
     """
     step = Step()
     classes = [(i, c) for i, c in enumerate(plan.classes) if c.stage == stage]
@@ -189,7 +189,7 @@ def printed_score(parts: ScoreParts, c: Weights, anchor: Expr, half: str) -> tup
 
 
 def row_shift(parts: ScoreParts, anchor: Expr) -> Expr | None:
-    """What `_score` left out: constant along a row, so softmax does not see it; lse gets it back."""
+    """What the score left out: constant along a row, unseen by softmax; lse gets it back."""
     terms = []
     for x in parts.linear:
         # slope (a kv + b q) = slope a (kv - anchor) + slope (a anchor + b q)
@@ -334,6 +334,3 @@ def place_mask(binder: Binder, step: Step, mask: Expr | str | None, tail: bool) 
 def _wrapped(binder: Binder, mask: Expr) -> str:
     shape = binder.printer.frame.shape(mask)
     return binder.printer.frame.spread(binder.printer.text(mask, ATOM), shape, TILE)
-
-
-__all__ = ["ADD", "ROW", "SCALAR", "Row", "Step", "build_step", "bounded", "row_shift"]

@@ -1,4 +1,4 @@
-"""Binding of backward code: weights come back from the saved normaliser, masked where they are made."""
+"""Binding of backward code: weights come back from the saved normaliser, masked where made."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class BackwardBinder(Binder):
         self.printer.bound[e] = name
 
     def _norm(self, e: Recomputed, is_bounded: bool, shift: Expr | None) -> str:
-        """The normaliser of each row in log2 units; infinite for rows without keys and past the end."""
+        """Normaliser of each row, log2 units; infinite for rows without keys and past the end."""
         norm = e.norm if shift is None or is_bounded else build.sub(e.norm, shift)
         scaled = build.mul(build.const(LOG2E), norm)
         self.place(e.norm, ROW)

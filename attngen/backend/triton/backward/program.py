@@ -16,7 +16,7 @@ from attngen.core.dtype import Dtype
 from attngen.ir import build
 from attngen.ir.attention import Axis, Tensor
 from attngen.ir.backward import KEEP, BackwardPlan, Definition, Gradient, HeadSum, TilePass
-from attngen.ir.expr import Dot, Expr, Hot, Index, Known, Load, Recomputed, Reduced, Row, Side
+from attngen.ir.expr import Dot, Expr, Hot, Index, Known, Load, Reduced, Row, Side
 from attngen.ir.program import Program
 from attngen.ir.walk import substitute, walk
 
@@ -154,7 +154,7 @@ def expressions(b: Backward) -> list[Expr]:
 
 
 def backward_layout(b: Backward) -> Layout:
-    """Cut feature axes: operands of a dot, and a sum of rows with what it adds up, are cut alike."""
+    """Cut feature axes: operands of a dot, a sum of rows and what it adds up, are cut alike."""
     roots = expressions(b)
     together = [rows_of([d.a, d.b]) for d in walk(*roots) if isinstance(d, Dot)]
     for r in b.tiles.rows:
@@ -187,6 +187,3 @@ def _require(plan: BackwardPlan) -> None:
 def _not_built(what: str) -> SpecError:
     message = f"{what} is not built yet in the triton backend"
     return SpecError(Diagnostic("E430", message, help="call the kernel under torch.no_grad()"))
-
-
-__all__ = ["Backward", "Recomputed", "backward_layout", "backward_program", "expressions"]

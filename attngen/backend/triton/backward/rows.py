@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from attngen.backend.templates import render
-from attngen.backend.triton.backward.program import Backward
-from attngen.backend.triton.backward.store import Stores
-from attngen.backend.triton.context import Context
-from attngen.backend.triton.layout import Layout
+from attngen.backend.triton.backward.base import BackwardContext
+from attngen.backend.triton.layout import size
 from attngen.backend.triton.shape import ROW, SCALAR
 from attngen.backend.triton.tensors import POINTER, group_lines
 from attngen.backend.triton.text import prune
-from attngen.core.target import Target
 from attngen.ir.attention import Tensor
 from attngen.ir.backward import Definition
 from attngen.ir.expr import Index, Load, Row, Side
-from attngen.schedule.schedule import Schedule
 
 INDEX = {"batch": "b", "head": "h", "position": "q_idx"}
 
 
-class RowsKernel(Context):
+class RowsKernel(BackwardContext):
     """One tile of queries of one head, no loop."""
-
-    def __init__(
-        self, backward: Backward, schedule: Schedule, target: Target, entry: str, cuts: Layout
-    ) -> None:
-        super().__init__(backward.program, schedule, target, entry, None, cuts)
-        self.backward = backward
-        self.stores = Stores(self)
 
     @property
     def needed(self) -> bool:
@@ -73,13 +62,13 @@ class RowsKernel(Context):
         name = self.backward.made[d.leaf]
         t = self.attention.tensor(name)
         self.binder.note_rows(d.value)
-        self.stores._numbers(d.value)
+        self.stores.numbers(d.value)
         if d.leaf.feature is None:
             return self._number(d, t)
         texts = self.binder.chunk_texts(d.value)
-        row = Row(name, Side.QUERY, t.axes[-1].size, 0)
+        row = Row(name, Side.QUERY, size(t.axes[-1].size), 0)
         pointer = self.parameters.add(f"{name}_ptr", f"*{POINTER[t.dtype]}", name, True)
-        rows, inside = self.stores._cells(t, name, pointer, Side.QUERY)
+        rows, inside = self.stores.cells(t, name, pointer, Side.QUERY)
         lines = []
         for text, c in zip(texts, self.binder.chunks(row), strict=True):
             own = self.streams.tiles[name, c.start]
