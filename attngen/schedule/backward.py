@@ -41,7 +41,12 @@ def choose_backward(program: Program, target: Target) -> BackwardSchedule:
     wide = 2 if any(t.dtype.bytes == 4 for t in program.attention.tensors if t.is_stream) else 1
     width = max(found.query_width, found.accumulator_width, found.key_bytes // 4) * wide
     _, q, k, warps = next(row for row in _ROWS if width <= row[0] or row is _ROWS[-1])
-    base = replace(forward, max_registers=None, form="tile", warps=warps, loops="split")
+    # a descriptor would hand a tile the rows of the next packed sequence; pointers are masked
+    packed = any(t.packed for t in program.attention.tensors)
+    loads = "pointer" if packed else forward.loads
+    base = replace(
+        forward, loads=loads, max_registers=None, form="tile", warps=warps, loops="split"
+    )
     return BackwardSchedule(
         replace(base, block_q=64, block_k=16, warps=4, stages=1),
         replace(base, block_q=q[0], block_k=q[1], stages=3 if warps == 4 and q[0] == 64 else 1),

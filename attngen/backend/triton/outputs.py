@@ -141,15 +141,15 @@ class Outputs:
         return " + ".join(base), row
 
 
+def exact_numbers(plan: OnlinePlan) -> bool:
+    """Whether a result is a number of a score (a top list, a mean), held to float32's precision."""
+    numbers = [e for _, e in plan.outputs if e.feature is None]
+    return bool(plan.tops) or any(not (isinstance(e, Reduced) and e.what == "lse") for e in numbers)
+
+
 def _times(position: str, inner: list[str]) -> str:
     """A position times the sizes of the axes inside of it, in 64 bits."""
     if not inner:
         return position
     size = inner[0] if len(inner) == 1 else f"({' * '.join(inner)})"
     return f"{position}.to(tl.int64) * {size}"
-
-
-def exact_numbers(plan: OnlinePlan) -> bool:
-    """Whether a result is a number of a score (a top list, a mean), held to float32's precision."""
-    numbers = [e for _, e in plan.outputs if e.feature is None]
-    return bool(plan.tops) or any(not (isinstance(e, Reduced) and e.what == "lse") for e in numbers)

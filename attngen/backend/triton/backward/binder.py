@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attngen.backend.triton.binder import Binder
 from attngen.backend.triton.context import ANCHOR
 from attngen.backend.triton.printer import ADD, LOG2E, MUL
@@ -16,10 +18,11 @@ from attngen.passes.score import split_score
 class BackwardBinder(Binder):
     """A Binder that can recompute softmax weights.
 
-    plan: classes by index; has_keep: whether partial tiles have a condition.
+    plan: classes by index; norms: the number that stands for each normaliser; has_keep: whether partial tiles have a condition.
     """
 
     plan: OnlinePlan
+    norms: Mapping[Expr, Expr]
     has_keep = False
     half = ""
 
@@ -49,14 +52,11 @@ class BackwardBinder(Binder):
         self.printer.bound[e] = name
 
     def _norm(self, e: Recomputed, is_bounded: bool, shift: Expr | None) -> str:
-        """Normaliser of each row, log2 units; infinite for rows without keys and past the end."""
-        norm = e.norm if shift is None or is_bounded else build.sub(e.norm, shift)
-        scaled = build.mul(build.const(LOG2E), norm)
-        self.place(e.norm, ROW)
-        self.place(scaled, ROW)
-        own = self.printer.text(e.norm)
-        name = self.names.take("norm")
-        live = f'inside & ({own} > float("-inf"))'
-        text = self.printer.text(scaled)
-        self.sections[ROW].append(f'{name} = tl.where({live}, {text}, float("inf"))')
-        return name
+        """The normaliser of each row in log2 units, less what the score leaves out of a row."""
+        norm = self.norms[e.norm]
+        if shift is not None and not is_bounded:
+            norm = build.sub(norm, build.mul(build.const(LOG2E), shift))
+        self.place(norm, ROW)
+        if norm not in self.printer.bound:
+            self.bind(norm, "norm", ROW)
+        return self.printer.bound[norm]

@@ -174,9 +174,13 @@ class _File:
         counts = {"batch": host.batch, "head": host.heads, "position": host.q_len}
         device = f"{self.program.attention.tensors[0].name}.device"
         lines = []
-        for name in self.backward.made.values():
+        padded = self.backward.numbers
+        if padded:  # rows of a multiple of 16 bytes, so that descriptors can hold them
+            lines.append(f"padded = triton.cdiv({host.q_len}, 64) * 64")
+        for name in (*self.backward.made.values(), *self.backward.norms.values()):
             t = attention.tensor(name)
             shape = [counts.get(a.role) or str(a.size) for a in t.axes]
+            shape = [*shape[:-1], "padded"] if name in padded else shape
             text = f"({', '.join(shape)}{',' if len(shape) == 1 else ''})"
             lines.append(f"{name} = torch.empty({text}, dtype={TORCH[t.dtype]}, device={device})")
         return lines

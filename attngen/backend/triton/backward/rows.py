@@ -5,14 +5,14 @@ from __future__ import annotations
 from attngen.backend.templates import render
 from attngen.backend.triton.backward.base import BackwardContext
 from attngen.backend.triton.layout import size
+from attngen.backend.triton.printer import LOG2E
 from attngen.backend.triton.shape import ROW, SCALAR
 from attngen.backend.triton.tensors import POINTER, group_lines
 from attngen.backend.triton.text import prune
 from attngen.ir.attention import Tensor
+from attngen.ir import build
 from attngen.ir.backward import Definition
-from attngen.ir.expr import Index, Load, Row, Side
-
-INDEX = {"batch": "b", "head": "h", "position": "q_idx"}
+from attngen.ir.expr import Expr, Row, Side
 
 
 class RowsKernel(BackwardContext):
@@ -23,7 +23,7 @@ class RowsKernel(BackwardContext):
         """Whether there is anything to do."""
         b = self.backward
         places = {g.place for g in b.gradients} | {s.place for s in b.sums}
-        return bool(b.tiles.definitions) or "rows" in places
+        return bool(b.tiles.definitions or b.norms) or "rows" in places
 
     def kernel(self) -> tuple[str, list[str]]:
         """(body, parameter names)."""
@@ -32,6 +32,8 @@ class RowsKernel(BackwardContext):
         lines: list[str] = []
         for d in self.backward.tiles.definitions:
             lines += self._define(d)
+        for norm, name in self.backward.norms.items():
+            lines += self._norm(norm, name)
         lines += self._flush(self.stores.epilogue("rows"))
         loaded = [t for t in self.binder.query_tiles if t not in self.backward.made.values()]
         body = render(
@@ -81,9 +83,23 @@ class RowsKernel(BackwardContext):
             lines.append(f"tl.store({rows}[:, None] + {at}[None, :], {own}, mask={mask})")
         return self._flush(lines)
 
+    def _norm(self, norm: Expr, name: str) -> list[str]:
+        """A normaliser in log2 units; infinite on rows without keys, so that no weight comes back."""
+        self.binder.count(norm)
+        self.binder.place(norm, ROW)
+        text = self.printer.text(norm)
+        scaled = self.printer.text(build.mul(build.const(LOG2E), norm))
+        cells, mask = self.inputs.cells(
+            self.attention.tensor(name), self.backward.number(name), self.printer
+        )
+        own = self.names.take(name)
+        live = f'{text} > float("-inf")'
+        line = f'{own} = tl.where({live}, {scaled}, float("inf"))'
+        return self._flush([line, f"tl.store({cells}, {own}, mask={mask})"])
+
     def _number(self, d: Definition, t: Tensor) -> list[str]:
         own = self.names.take(t.name)
-        load = Load(t.name, tuple(Index(INDEX[a.role]) for a in t.axes), "float")
+        load = self.backward.number(t.name)
         self.binder.place(d.value, ROW)
         text = self.printer.text(d.value)
         cells, mask = self.inputs.cells(t, load, self.printer)
