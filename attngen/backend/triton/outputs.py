@@ -68,7 +68,7 @@ class Outputs:
             )
             comma = "," if len(sizes) == 1 else ""
             lines.append(
-                f"{r.name} = torch.empty(({', '.join(sizes)}{comma}), dtype={r.dtype}, device={self.query.name}.device)"
+                f"{r.name} = {self.query.name}.new_empty(({', '.join(sizes)}{comma}), dtype={r.dtype})"
             )
         return lines
 
