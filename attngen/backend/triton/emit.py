@@ -15,6 +15,7 @@ from attngen.backend.triton.split import Merge, Split, Stored, can_split
 from attngen.backend.triton.tensors import Parameters
 from attngen.backend.triton.text import call
 from attngen.backend.triton.view import Stage
+from attngen.backend.triton.wrap import wrap_fact, wrap_source
 from attngen.core.target import Target
 from attngen.ir.expr import Side
 from attngen.ir.program import Program
@@ -50,24 +51,26 @@ class _File:
         host_lines: list[str],
         descriptors: bool,
     ) -> str:
-        return render(
-            "triton/forward.py.j2",
-            title=f"{self.program.attention.name}, forward, {self.target.name}: by attngen.",
-            spec=spec_text(self.program.attention).strip(),
-            facts=[f"Schedule: {self.schedule.describe()}"],
-            descriptors=descriptors,
-            helpers=render(
-                "triton/helpers.py.j2",
-                helpers=helpers,
-                tanh_approx=self.target.tanh_approx
-                and not forward.facts.wide
-                and not exact_numbers(self.program.online),
-            ),
-            stages=[stage_piece(s) for s in stages],
-            block_k=self.schedule.block_k,
-            kernels=kernels,
-            host_signature=call(f"def {self.entry}", self._arguments(), ":"),
-            host_lines=host_lines,
+        return wrap_source(
+            render(
+                "triton/forward.py.j2",
+                title=f"{self.program.attention.name}, forward, {self.target.name}: by attngen.",
+                spec=spec_text(self.program.attention).strip(),
+                facts=[wrap_fact(f"Schedule: {self.schedule.describe()}")],
+                descriptors=descriptors,
+                helpers=render(
+                    "triton/helpers.py.j2",
+                    helpers=helpers,
+                    tanh_approx=self.target.tanh_approx
+                    and not forward.facts.wide
+                    and not exact_numbers(self.program.online),
+                ),
+                stages=[stage_piece(s) for s in stages],
+                block_k=self.schedule.block_k,
+                kernels=kernels,
+                host_signature=call(f"def {self.entry}", self._arguments(), ":"),
+                host_lines=host_lines,
+            )
         )
 
     def _device(self, name: str, table: Parameters, parameters: list[str]) -> DeviceKernel:

@@ -11,7 +11,8 @@ attention gemma2 {
   score = 50.0 * tanh(0.0017677669529663686 * dot(q, k))
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -24,7 +25,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 @triton.jit
 def tanh(x):
-    return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True,
+                                     pack=1)
 
 
 @triton.jit

@@ -7,7 +7,8 @@ attention kmeans_assign {
 
   out = argmin(c_norm[kv_idx] - 2 * dot(x, c))
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -29,7 +30,8 @@ def kmeans_assign_step(best, best_idx, x, c_tiles, kv_len, c_norm_ptr, n, PARTIA
     if PARTIAL:
         keep = (kv_idx < kv_len)[None, :]
         candidate = tl.where(keep, candidate, float("-inf"))
-    candidate_max, candidate_at = tl.max(candidate, 1, return_indices=True, return_indices_tie_break_left=True)
+    candidate_max, candidate_at = tl.max(candidate, 1, return_indices=True,
+                                         return_indices_tie_break_left=True)
     better = candidate_max > best
     best_idx = tl.where(better, n + candidate_at, best_idx)
     best = tl.where(better, candidate_max, best)

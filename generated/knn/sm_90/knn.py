@@ -10,7 +10,8 @@ attention knn {
   distance = -values
   return distance, index
 }
-Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """

@@ -4,8 +4,6 @@ import threading
 
 import pytest
 import torch
-from runtime_specs import flash, spec, tensor, windowed
-from test_checks import tensors
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -14,6 +12,8 @@ from attngen.core.target import find_target
 from attngen.ir.attention import Attention
 from attngen.runtime.direct import Descriptors, Launcher, direct, fixed_by_signature
 from attngen.runtime.kernel import Kernel
+from tests.unit.runtime.runtime_specs import flash, spec, tensor, windowed
+from tests.unit.runtime.test_checks import tensors
 
 
 class Compiled:

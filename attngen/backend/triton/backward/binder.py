@@ -18,7 +18,8 @@ from attngen.passes.score import split_score
 class BackwardBinder(Binder):
     """A Binder that can recompute softmax weights.
 
-    plan: classes by index; norms: the number that stands for each normaliser; has_keep: whether partial tiles have a condition.
+    plan: classes by index; norms: the number that stands for each normaliser; has_keep: whether
+    partial tiles have a condition.
     """
 
     plan: OnlinePlan

@@ -18,6 +18,7 @@ from attngen.backend.triton.pieces import device_kernel, kernel_piece, launch_li
 from attngen.backend.triton.tensors import sizes
 from attngen.backend.triton.text import call
 from attngen.backend.triton.view import Stage
+from attngen.backend.triton.wrap import wrap_fact, wrap_source
 from attngen.core.target import Target
 from attngen.ir.backward import BackwardPlan
 from attngen.ir.program import Program
@@ -83,34 +84,38 @@ class _File:
 
     def _render(self, parts: list[Part], host: list[str], arguments: list[str]) -> str:
         context = parts[-1].context
-        return render(
-            "triton/forward.py.j2",
-            title=f"{self.program.attention.name}, backward, {self.target.name}: by attngen.",
-            spec=spec_text(self.program.attention).strip(),
-            facts=[
-                f"Schedule of the loop over keys: {self.schedule.queries.describe()}",
-                f"Schedule of the loop over queries: {self.schedule.keys.describe()}",
-            ],
-            descriptors=any(
-                p.context.parameters.table[name].descriptor for p in parts for name in p.parameters
-            ),
-            helpers=render(
-                "triton/helpers.py.j2",
-                helpers={name for p in parts for name in p.context.printer.helpers},
-                tanh_approx=self.target.tanh_approx and not context.facts.wide,
-            ),
-            stages=[stage_piece(p.stage) for p in parts if p.stage is not None],
-            block_k="keys or queries",
-            kernels=[self._kernel(p) for p in parts],
-            host_signature=call(f"def {self.entry}", arguments, ":"),
-            host_lines=[
-                *context.sizes.lines,
-                *self._made(),
-                *self.ledger.allocations,
-                *host,
-                *self.ledger.finishing,
-                self._returned(),
-            ],
+        return wrap_source(
+            render(
+                "triton/forward.py.j2",
+                title=f"{self.program.attention.name}, backward, {self.target.name}: by attngen.",
+                spec=spec_text(self.program.attention).strip(),
+                facts=[
+                    wrap_fact(f"Loop over keys: {self.schedule.queries.describe()}"),
+                    wrap_fact(f"Loop over queries: {self.schedule.keys.describe()}"),
+                ],
+                descriptors=any(
+                    p.context.parameters.table[name].descriptor
+                    for p in parts
+                    for name in p.parameters
+                ),
+                helpers=render(
+                    "triton/helpers.py.j2",
+                    helpers={name for p in parts for name in p.context.printer.helpers},
+                    tanh_approx=self.target.tanh_approx and not context.facts.wide,
+                ),
+                stages=[stage_piece(p.stage) for p in parts if p.stage is not None],
+                block_k="keys or queries",
+                kernels=[self._kernel(p) for p in parts],
+                host_signature=call(f"def {self.entry}", arguments, ":"),
+                host_lines=[
+                    *context.sizes.lines,
+                    *self._made(),
+                    *self.ledger.allocations,
+                    *host,
+                    *self.ledger.finishing,
+                    self._returned(),
+                ],
+            )
         )
 
     def _parts(self) -> list[Part]:

@@ -9,8 +9,8 @@ from attngen.backend.triton.printer import LOG2E
 from attngen.backend.triton.shape import ROW, SCALAR
 from attngen.backend.triton.tensors import POINTER, group_lines
 from attngen.backend.triton.text import prune
-from attngen.ir.attention import Tensor
 from attngen.ir import build
+from attngen.ir.attention import Tensor
 from attngen.ir.backward import Definition
 from attngen.ir.expr import Expr, Row, Side
 
@@ -84,7 +84,7 @@ class RowsKernel(BackwardContext):
         return self._flush(lines)
 
     def _norm(self, norm: Expr, name: str) -> list[str]:
-        """A normaliser in log2 units; infinite on rows without keys, so that no weight comes back."""
+        """A normaliser in log2 units; infinite on rows without keys: no weight comes back."""
         self.binder.count(norm)
         self.binder.place(norm, ROW)
         text = self.printer.text(norm)
