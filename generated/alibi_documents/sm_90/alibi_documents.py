@@ -11,7 +11,8 @@ attention alibi_documents {
   score = 0.08838834764831843 * dot(q, k) + slope[h] * (kv_idx - q_idx)
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """

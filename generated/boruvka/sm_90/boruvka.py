@@ -13,7 +13,8 @@ attention boruvka {
   index = argmin(max(d2, max(core[q_idx], core[kv_idx])))
   return reach, index
 }
-Schedule: block_q=16, block_k=16, warps=8, stages=1, loads=pointer, loops=split, form=tile, precision=ieee
+Schedule: block_q=16, block_k=16, warps=8, stages=1, loads=pointer, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -46,7 +47,8 @@ def boruvka_step(best, best_idx, x, norm_q, core_q, comp_q, y_stride_s, y_ptr, k
     comp_k = tl.load(comp_ptr + kv_idx, mask=kv_idx < kv_len, other=0)
     keep = (comp_q[:, None] != comp_k[None, :]) & (kv_idx < kv_len)[None, :]
     candidate = tl.where(keep, candidate, float("-inf"))
-    candidate_max, candidate_at = tl.max(candidate, 1, return_indices=True, return_indices_tie_break_left=True)
+    candidate_max, candidate_at = tl.max(candidate, 1, return_indices=True,
+                                         return_indices_tie_break_left=True)
     better = candidate_max > best
     best_idx = tl.where(better, n + candidate_at, best_idx)
     best = tl.where(better, candidate_max, best)

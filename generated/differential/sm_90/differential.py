@@ -13,7 +13,8 @@ attention differential {
   s2 = 0.08838834764831843 * dot(q2, k2)
   out = sum(softmax(s1) * v) - lam[h] * sum(softmax(s2) * v)
 }
-Schedule: block_q=128, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=128, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """

@@ -11,7 +11,8 @@ attention dropout_attention {
   score = 0.08838834764831843 * dot(q, k)
   out = sum(where(uniform(seed) < 0.1, 0, 1.1111111111111112 * softmax(score)) * v)
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """

@@ -11,7 +11,8 @@ attention flash {
   lse = logsumexp(score)
   return out, lse
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """

@@ -9,7 +9,8 @@ attention mla {
   score = 0.07216878364870323 * dot(q, k)
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """

@@ -11,7 +11,8 @@ attention parallax {
   u = dot(r, k)
   out = (1 + sum(p * u)) * sum(p * v) - sum(p * u * v)
 }
-Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """

@@ -10,7 +10,8 @@ attention prefix_lm {
   score = 0.08838834764831843 * dot(q, k)
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -61,7 +62,8 @@ def prefix_lm_forward(q_tiles, k_tiles, v_tiles, prefix_ptr, out_ptr, q_len, kv_
     lo = 0
     hi = tl.maximum(tl.minimum(kv_len, tl.load(prefix_ptr + b)), row1)
     full_lo = lo
-    full_hi = tl.maximum(tl.maximum(tl.minimum(kv_len, tl.load(prefix_ptr + b)), row0 + 1) // 64 * 64, full_lo)
+    full_hi = tl.maximum(tl.maximum(tl.minimum(kv_len, tl.load(prefix_ptr + b)), row0 + 1) // 64 * 64,
+                         full_lo)
     acc_v = tl.zeros([128, 128], tl.float32)
     m_i = tl.full([128], float("-inf"), tl.float32)
     l_i = tl.zeros([128], tl.float32)

@@ -12,7 +12,8 @@ attention relative_bias {
   score = 0.08838834764831843 * dot(q, k) + table[h, offset] + bias[b, h, q_idx, kv_idx]
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -31,9 +32,11 @@ def relative_bias_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len, b
     k = k_tiles.load([b, h, n, 0]).reshape(64, 128)  # [keys, D]
     offset = tl.minimum(tl.maximum(kv_idx[None, :] + row_term[:, None], -64), 64) + 64
     table_qk = tl.load(table_base + offset, mask=inside[:, None] & (kv_idx < kv_len)[None, :], other=0)
-    bias_qk = tl.load(bias_base + (q_idx.to(tl.int64) * bias_stride_2)[:, None] + kv_idx[None, :], mask=inside[:, None] & (kv_idx < kv_len)[None, :], other=0).to(tl.float32)
+    bias_qk = tl.load(bias_base + (q_idx.to(tl.int64) * bias_stride_2)[:, None] + kv_idx[None, :],
+                      mask=inside[:, None] & (kv_idx < kv_len)[None, :], other=0).to(tl.float32)
     s = tl.dot(q, k.T)
-    score = 1.4426950408889634 * table_qk + 1.4426950408889634 * bias_qk + 0.12751743082459868 * s  # log2 units
+    # log2 units
+    score = 1.4426950408889634 * table_qk + 1.4426950408889634 * bias_qk + 0.12751743082459868 * s
     if PARTIAL:
         keep = (kv_idx < kv_len)[None, :]
         score = tl.where(keep, score, float("-inf"))

@@ -9,7 +9,8 @@ attention sigmoid_attention {
   score = 0.08838834764831843 * dot(q, k) - log(kv_len)
   out = sum(sigmoid(score) * v)
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """

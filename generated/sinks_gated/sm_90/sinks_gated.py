@@ -12,7 +12,8 @@ attention sinks_gated {
   score = 0.08838834764831843 * dot(q, k)
   out = sum(softmax(score, sink = sink[h]) * v) * sigmoid(g[b, h, q_idx])
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """

@@ -11,7 +11,8 @@ attention varlen {
   score = 0.08838834764831843 * dot(q, k)
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -105,7 +106,9 @@ def varlen_forward(q_tiles, k_tiles, v_tiles, cu_q_ptr, cu_kv_ptr, out_ptr, grou
 
     out_head = out_ptr + h.to(tl.int64) * 128
     out = (acc_v / total[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    out_cells = out_head + ((q_start + q_idx).to(tl.int64) * (heads * 128))[:, None] + tl.arange(0, 128)[None, :]
+    out_cells = (
+        out_head + ((q_start + q_idx).to(tl.int64) * (heads * 128))[:, None] + tl.arange(0, 128)[None, :]
+    )
     tl.store(out_cells, out, mask=inside[:, None])
 
 
