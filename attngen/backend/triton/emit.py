@@ -215,8 +215,7 @@ class _SplitFile(_File):
             shape = f"(rows, splits, {s.block})" if s.block else "(rows, splits)"
             query = merge.outputs.query.name
             lines.append(
-                f"{s.name}_parts = torch.empty({shape}, dtype={TORCH_PARTS[s.dtype]}, "
-                f"device={query}.device)"
+                f"{s.name}_parts = {query}.new_empty({shape}, dtype={TORCH_PARTS[s.dtype]})"
             )
         options = self._options(self.schedule.warps, self.schedule.stages)
         lines += launch_lines(first[0], "(splits, places)", split.parameters, first[1], options)

@@ -66,8 +66,7 @@ class Outputs:
             sizes = [self._size(role) for role, _ in self._axes()]
             sizes += [str(r.width)] if r.width else []
             shape = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-            device = f"{self.query.name}.device"
-            lines.append(f"{r.name} = torch.empty({shape}, dtype={r.dtype}, device={device})")
+            lines.append(f"{r.name} = {self.query.name}.new_empty({shape}, dtype={r.dtype})")
         return lines
 
     def _axes(self) -> list[tuple[str, str]]:

@@ -87,8 +87,8 @@ def boruvka(x, y, norm, core, comp):
     """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     q_len = x.shape[0]
     kv_len = y.shape[0]
-    reach = torch.empty((q_len,), dtype=torch.float32, device=x.device)
-    index = torch.empty((q_len,), dtype=torch.int64, device=x.device)
+    reach = x.new_empty((q_len,), dtype=torch.float32)
+    index = x.new_empty((q_len,), dtype=torch.int64)
     tiles = triton.cdiv(q_len, 16)
     boruvka_forward[(tiles,)](x, y, norm, core, comp, reach, index, x.stride(0), y.stride(0), q_len, kv_len,
                               num_warps=8, num_stages=1)

@@ -110,22 +110,17 @@ def differential(q1, q2, k1, k2, v, lam):
     q_len = q1.shape[2]
     kv_len = k1.shape[2]
     kv_heads = k1.shape[1]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q1.device)
+    out = q1.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 128)
     programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 768))
     # a power of two that divides the number of programs of a tile
     heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
-    q1_tiles = TensorDescriptor(q1, [q1.shape[0], q1.shape[1], q1.shape[2], 128],
-                                [q1.stride(0), q1.stride(1), q1.stride(2), 1], [1, 1, 128, 128])
-    k1_tiles = TensorDescriptor(k1, [k1.shape[0], k1.shape[1], k1.shape[2], 128],
-                                [k1.stride(0), k1.stride(1), k1.stride(2), 1], [1, 1, 64, 128])
-    q2_tiles = TensorDescriptor(q2, [q2.shape[0], q2.shape[1], q2.shape[2], 128],
-                                [q2.stride(0), q2.stride(1), q2.stride(2), 1], [1, 1, 128, 128])
-    k2_tiles = TensorDescriptor(k2, [k2.shape[0], k2.shape[1], k2.shape[2], 128],
-                                [k2.stride(0), k2.stride(1), k2.stride(2), 1], [1, 1, 64, 128])
-    v_tiles = TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128],
-                               [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128])
+    q1_tiles = TensorDescriptor(q1, [*q1.shape[:3], 128], [*q1.stride()[:3], 1], [1, 1, 128, 128])
+    k1_tiles = TensorDescriptor(k1, [*k1.shape[:3], 128], [*k1.stride()[:3], 1], [1, 1, 64, 128])
+    q2_tiles = TensorDescriptor(q2, [*q2.shape[:3], 128], [*q2.stride()[:3], 1], [1, 1, 128, 128])
+    k2_tiles = TensorDescriptor(k2, [*k2.shape[:3], 128], [*k2.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
     differential_forward[(tiles * programs,)](q1_tiles, k1_tiles, q2_tiles, k2_tiles, v_tiles, lam, out,
                                               heads // kv_heads, q_len, heads, heads_in_l2, num_warps=8,
                                               num_stages=2)

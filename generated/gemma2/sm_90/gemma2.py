@@ -93,7 +93,7 @@ def gemma2(q, k, v):
     q_len = q.shape[1]
     kv_len = k.shape[1]
     kv_heads = k.shape[2]
-    out = torch.empty((batch, q_len, heads, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, q_len, heads, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 64)
     programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))

@@ -65,7 +65,7 @@ def kmeans_assign(x, c, c_norm):
     """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     q_len = x.shape[0]
     kv_len = c.shape[0]
-    out = torch.empty((q_len,), dtype=torch.int64, device=x.device)
+    out = x.new_empty((q_len,), dtype=torch.int64)
     tiles = triton.cdiv(q_len, 128)
     x_tiles = TensorDescriptor(x, [1, 1, x.shape[0], 128], [x.stride(0), x.stride(0), x.stride(0), 1],
                                [1, 1, 128, 128])

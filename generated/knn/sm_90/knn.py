@@ -94,8 +94,8 @@ def knn(x, y, x_norm, y_norm):
     """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     q_len = x.shape[0]
     kv_len = y.shape[0]
-    distance = torch.empty((q_len, 10), dtype=torch.float32, device=x.device)
-    index = torch.empty((q_len, 10), dtype=torch.int64, device=x.device)
+    distance = x.new_empty((q_len, 10), dtype=torch.float32)
+    index = x.new_empty((q_len, 10), dtype=torch.int64)
     tiles = triton.cdiv(q_len, 64)
     x_tiles = TensorDescriptor(x, [1, 1, x.shape[0], 128], [x.stride(0), x.stride(0), x.stride(0), 1],
                                [1, 1, 64, 128])

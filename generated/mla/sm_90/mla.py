@@ -86,20 +86,16 @@ def mla(q, k):
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
-    out = torch.empty((batch, heads, q_len, 512), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 512), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 64)
     programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 1152))
     # a power of two that divides the number of programs of a tile
     heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
-    q_0_tiles = TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 576],
-                                 [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 512])
-    q_1_tiles = TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 576],
-                                 [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 64])
-    k_0_tiles = TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 576],
-                                 [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 512])
-    k_1_tiles = TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 576],
-                                 [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 64])
+    q_0_tiles = TensorDescriptor(q, [*q.shape[:3], 576], [*q.stride()[:3], 1], [1, 1, 64, 512])
+    q_1_tiles = TensorDescriptor(q, [*q.shape[:3], 576], [*q.stride()[:3], 1], [1, 1, 64, 64])
+    k_0_tiles = TensorDescriptor(k, [*k.shape[:3], 576], [*k.stride()[:3], 1], [1, 1, 64, 512])
+    k_1_tiles = TensorDescriptor(k, [*k.shape[:3], 576], [*k.stride()[:3], 1], [1, 1, 64, 64])
     mla_forward[(tiles * programs,)](q_0_tiles, q_1_tiles, k_0_tiles, k_1_tiles, out, q_len, kv_len, heads,
                                      heads_in_l2, num_warps=8, num_stages=2)
     return (out,)

@@ -78,18 +78,15 @@ def sigmoid_attention(q, k, v):
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 128)
     programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
     # a power of two that divides the number of programs of a tile
     heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
-    q_tiles = TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128],
-                               [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 128, 128])
-    k_tiles = TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128],
-                               [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128])
-    v_tiles = TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128],
-                               [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128])
+    q_tiles = TensorDescriptor(q, [*q.shape[:3], 128], [*q.stride()[:3], 1], [1, 1, 128, 128])
+    k_tiles = TensorDescriptor(k, [*k.shape[:3], 128], [*k.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
     sigmoid_attention_forward[(tiles * programs,)](q_tiles, k_tiles, v_tiles, out, q_len, kv_len, heads,
                                                    heads_in_l2, num_warps=4, num_stages=2)
     return (out,)

@@ -119,7 +119,7 @@ def varlen(q, k, v, cu_q, cu_kv):
     q_len = q.shape[0]
     kv_len = k.shape[0]
     kv_heads = k.shape[1]
-    out = torch.empty((q_len, heads, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((q_len, heads, 128), dtype=torch.bfloat16)
     tiles = q_len // 64 + batch  # an upper bound
     programs = heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
