@@ -91,7 +91,7 @@ def seconds_of(trial: Trial) -> float:
         return time.perf_counter() - start
     from triton.testing import do_bench
 
-    median = do_bench(trial.call, return_mode="median")  # type: ignore[no-untyped-call]
+    median = do_bench(trial.call, return_mode="median")  # type: ignore[no-untyped-call] # untyped in its library
     return float(median) / 1e3
 
 

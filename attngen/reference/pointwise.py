@@ -98,7 +98,7 @@ class _Guarded(torch.autograd.Function):
 
 def _guarded(function: Function, *arguments: Tensor) -> Tensor:
     if torch.is_grad_enabled() and any(x.requires_grad for x in arguments):
-        return _Guarded.apply(function, *arguments)  # type: ignore[no-any-return,no-untyped-call]
+        return _Guarded.apply(function, *arguments)  # type: ignore[no-any-return,no-untyped-call] # untyped in its library
     return function(*arguments)
 
 

@@ -66,7 +66,7 @@ def _compile(function: Any, kernel: dict[str, Any], target: dict[str, Any]) -> d
     log = io.StringIO()  # Triton prints ptxas's report to standard output
     with contextlib.redirect_stdout(log):
         gpu = GPUTarget(target["family"], target["arch"], target["warp"])
-        compiled = triton.compile(  # type: ignore[no-untyped-call]
+        compiled = triton.compile(  # type: ignore[no-untyped-call] # untyped in its library
             source, target=gpu, options=options
         )
     return _describe(kernel["name"], compiled, log.getvalue())

@@ -40,7 +40,7 @@ def mend_interpreter() -> None:
         return TensorHandle(widen_bfloat16(x.data), tl.float32)
 
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-        return dot(self, widen(a), widen(b), *rest)  # type: ignore[no-untyped-call]
+        return dot(self, widen(a), widen(b), *rest)  # type: ignore[no-untyped-call] # untyped in its library
 
     def cast_impl(self: Any, source: Any, kind: Any) -> Any:
         pair = (source.dtype.scalar, kind.scalar)
@@ -48,8 +48,8 @@ def mend_interpreter() -> None:
             return TensorHandle(round_to_bfloat16(source.data), tl.bfloat16)
         if pair == (tl.bfloat16, tl.float32):
             return TensorHandle(widen_bfloat16(source.data), tl.float32)
-        return cast(self, source, kind)  # type: ignore[no-untyped-call]
+        return cast(self, source, kind)  # type: ignore[no-untyped-call] # untyped in its library
 
-    create_dot.mended = True  # type: ignore[attr-defined]
-    InterpreterBuilder.create_dot = create_dot  # type: ignore[method-assign]
-    InterpreterBuilder.cast_impl = cast_impl  # type: ignore[method-assign]
+    create_dot.mended = True  # type: ignore[attr-defined] # untyped in its library
+    InterpreterBuilder.create_dot = create_dot  # type: ignore[method-assign] # untyped in its library
+    InterpreterBuilder.cast_impl = cast_impl  # type: ignore[method-assign] # untyped in its library

@@ -109,7 +109,7 @@ def _measure(
 def _milliseconds(call: Callable[[], Any]) -> float:
     from triton.testing import do_bench  # noqa: PLC0415 - imports Triton
 
-    return float(do_bench(call, return_mode="median"))  # type: ignore[no-untyped-call]
+    return float(do_bench(call, return_mode="median"))  # type: ignore[no-untyped-call] # untyped in its library
 
 
 def _results(kernel: Kernel, values: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
