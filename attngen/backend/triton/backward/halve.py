@@ -1,9 +1,9 @@
-"""Left operands kept in registers: half of a query row in the tile, twice the product in the formula.
+"""Left operands kept in registers: half a query row in the tile, twice the product in the formula.
 
-Triton keeps an operand of wgmma in shared memory unless something was computed from it. Half a row is
-exact, the factor two folds into the constants of the score, and 32 KB of shared memory are free for
-a second program on the multiprocessor. Measured on an H200 with 64 x 64 tiles: right and 8% faster
-for scores that are linear in their product, silently wrong for a soft-cap (Triton 3.6.0).
+Triton keeps an operand of wgmma in shared memory unless something was computed from it. Half a row
+is exact, the factor two folds into the constants of the score, and 32 KB of shared memory are free
+for a second program on the multiprocessor. Measured on an H200 with 64 x 64 tiles: right and 8%
+faster for scores linear in their product, silently wrong for a soft-cap (Triton 3.6.0).
 """
 
 from __future__ import annotations
