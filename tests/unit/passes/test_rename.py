@@ -2,20 +2,21 @@
 
 import ast
 import builtins
-from pathlib import Path
 
 import pytest
 
+from attngen.backend.triton.backward.emit import emit_backward
 from attngen.backend.triton.emit import emit
 from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import find_target
 from attngen.frontend import load
+from attngen.passes.differentiate import differentiate
 from attngen.passes.pipeline import build_program
 from attngen.passes.rename import rename_reserved, reserved
+from attngen.schedule.backward import choose_backward
 from attngen.schedule.choose import choose
 
-GENERATED = Path(__file__).parents[3] / "generated"
 SPEC = """attention a {
   query QUERY : half[B, H, S, D]
   key k : half[B, H, S, D]
@@ -63,12 +64,24 @@ def test_builtins_are_reserved(name):
     assert reserved(name)
 
 
+def kernels(made) -> list[ast.Module]:
+    """The file for long queries, the one for short queries, and the backward."""
+    target = find_target("sm_90")
+    schedules = [choose(made, target, short=short) for short in (False, True)]
+    files = [emit(made, schedule, target) for schedule in schedules]
+    plan = differentiate(made.attention, made.online)
+    files.append(emit_backward(made, plan, choose_backward(made, target), target))
+    return [ast.parse(file.source) for file in files]
+
+
 def own_words() -> set[str]:
-    """Identifiers of the checked-in flash kernel that no user's name gave it."""
-    tree = ast.parse((GENERATED / "flash" / "sm_90" / "flash.py").read_text())
-    found = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
-    found |= {a.arg for a in ast.walk(tree) if isinstance(a, ast.arg)}
-    return found - {"q", "k", "v", "out", "lse"}
+    """Identifiers of the kernels of SPEC that no user's name gave them."""
+    text = SPEC.replace("QUERY", "q").replace("TENSOR", "t").replace("SCALAR", "c")
+    found = set()
+    for tree in kernels(program(text)):
+        found |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        found |= {a.arg for a in ast.walk(tree) if isinstance(a, ast.arg)}
+    return found - {"q", "k", "v", "t", "c", "out"}
 
 
 @pytest.mark.parametrize("word", sorted(own_words()))
@@ -80,8 +93,13 @@ def test_a_scalar_may_have_any_name_the_kernel_uses(word):
     except Exception as error:
         assert "E0" in str(error) or "E1" in str(error)  # a word of the language
         return
-    target = find_target("sm_90")
-    tree = ast.parse(emit(made, choose(made, target), target).source)
     name = made.attention.tensors[3].name
-    assigned = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == name]
-    assert not [n for n in assigned if isinstance(n.ctx, ast.Store)]
+    for tree in kernels(made):
+        functions = [f for f in tree.body if isinstance(f, ast.FunctionDef) and takes(f, name)]
+        assert functions
+        uses = [n for f in functions for n in ast.walk(f) if isinstance(n, ast.Name)]
+        assert not [n for n in uses if n.id == name and isinstance(n.ctx, ast.Store)]
+
+
+def takes(function: ast.FunctionDef, name: str) -> bool:
+    return name in {a.arg for a in function.args.args}
