@@ -2,8 +2,8 @@
 
     python bench/backward.py [--rows causal] [--quick] [--out FILE]
 
-Every row's gradients are compared with those of a dense float64 formula on one head first; a row that
-is wrong is not timed. Both sides are timed through `torch.autograd.grad` on a kept graph.
+Every row's gradients are compared with those of a dense float64 formula on one head first; a row
+that is wrong is not timed. Both sides are timed through `torch.autograd.grad` on a kept graph.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def flex_gradients(case: Case, values, seed: torch.Tensor):
 
 
 def check(case: Case, got, values, seed: torch.Tensor) -> float:
-    """Relative error of dq, dk, dv on one head, against autograd of the dense formula in float64."""
+    """Relative error of dq, dk, dv on one head against float64 autograd of the formula."""
     b, h = 1, case.shape[1] - 1
     q, k, v = (values[n][b, h].double().requires_grad_() for n in "qkv")
     score_mod, mask_mod = mods(case, str(q.device))
@@ -118,8 +118,8 @@ def main() -> int:
     table = Table(
         "Backward, beside compiled FlexAttention",
         (*heads, "scratch MiB"),
-        "bf16. TFLOP/s count 2.5 times the forward's operations over the kept area; the ALiBi row also "
-        "computes the gradient of the slopes, FlexAttention's does not. `scratch` is memory beyond "
+        "bf16. TFLOP/s count 2.5 times the forward's operations over the kept area; the ALiBi row "
+        "also computes the gradient of the slopes, FlexAttention's does not. `scratch` is memory beyond "
         "inputs and gradients.",
     )
     for case in forward_cases():
