@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attngen.backend.templates import render
+from attngen.backend.triton.backward.halve import halve
 from attngen.backend.triton.backward.tile import TileKernel
 from attngen.backend.triton.context import ANCHOR
 from attngen.backend.triton.layout import head_axis
@@ -12,6 +13,7 @@ from attngen.backend.triton.tensors import group_lines
 from attngen.backend.triton.text import prune, words
 from attngen.backend.triton.view import Stage
 from attngen.ir.expr import Axes, Index
+from attngen.schedule.backward import plain_scores
 
 
 class QueriesKernel(TileKernel):
@@ -30,10 +32,12 @@ class QueriesKernel(TileKernel):
         """(step, body, parameter names)."""
         heads = group_lines(self.sizes, self.parameters)
         self._lengths()
+        halved = self._halve()
         stage = self.build_step(f"{name}_step")
         bound_lines, part_lines = self.bounds()
         early = self._tiles(moving=False)
         fixed = [
+            *halved,
             *self.binder.sections[SCALAR],
             *self.binder.sections[ROW],
             *self.runs.lines,
@@ -64,6 +68,22 @@ class QueriesKernel(TileKernel):
         ).rstrip("\n")
         body = prune(body)
         return stage, body, self.ordered(body)
+
+    def _halve(self) -> list[str]:
+        """Lines that keep the query tiles in registers, where a second program then fits."""
+        s, narrow = self.schedule, not self.facts.wide
+        if not (self.form.descriptors and narrow and s.block_k == 64 and s.block_q == 64):
+            return []
+        if not plain_scores(self.program):
+            return []  # Triton 3.6.0 compiles this form of a soft-cap wrongly
+        self.backward, tensors = halve(self.backward)
+        names = [c.name for t in tensors for c in self.streams.views[t].chunks]
+        lines = [f"{n} = ({n}.to(tl.float32) * 0.5).to({n}.dtype)" for n in names]
+        return (
+            ["# half of it, exactly: computed from, a left operand stays in registers", *lines]
+            if lines
+            else []
+        )
 
     def _position_lines(self) -> list[str]:
         lines = []
