@@ -119,8 +119,8 @@ def main() -> int:
         "Backward, beside compiled FlexAttention",
         (*heads, "scratch MiB"),
         "bf16. TFLOP/s count 2.5 times the forward's operations over the kept area; the ALiBi row "
-        "also computes the gradient of the slopes, FlexAttention's does not. `scratch` is memory beyond "
-        "inputs and gradients.",
+        "also computes the gradient of the slopes, FlexAttention's does not. `scratch` is memory "
+        "beyond inputs and gradients.",
     )
     for case in forward_cases():
         if case.shape[-1] == 128 and settings.wants(case.name):
