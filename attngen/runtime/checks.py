@@ -50,7 +50,6 @@ class Call:
     batch: int
     copies: tuple[int, ...] = ()
     wide: tuple[str, ...] = ()
-    needs_gradient: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -103,7 +102,6 @@ class Checker:
             batch=_batch(self.attention, pairs, query),
             copies=tuple(i for i, (t, v) in enumerate(declared) if _ragged_feature(t, v)),
             wide=tuple(t.name for t, v in pairs if _farthest(t, v) >= FARTHEST),
-            needs_gradient=tuple(t.name for t, v in pairs if v.requires_grad),
         )
 
 
