@@ -13,6 +13,7 @@ from attngen.runtime.checks import Call
 from attngen.runtime.direct import Entry
 from attngen.runtime.empty import empty_results
 from attngen.runtime.launch import Copy, Plan, align, aligned, signature
+from attngen.runtime.scalars import Scalar
 
 if TYPE_CHECKING:
     from attngen.runtime.kernel import Kernel
@@ -39,20 +40,31 @@ def has_gradient(attention: Attention) -> bool:
 class Switch:
     """What a call with tensors that require a gradient does: it depends on torch's grad mode."""
 
-    __slots__ = ("operators", "plain", "start")
+    __slots__ = ("operators", "plain", "scalars", "start")
 
-    def __init__(self, operators: Operators, start: Start) -> None:
-        self.operators, self.start = operators, start
+    def __init__(
+        self, operators: Operators, scalars: Sequence[tuple[int, Scalar]], start: Start
+    ) -> None:
+        self.operators, self.scalars, self.start = operators, scalars, start
         self.plain: Plan | None = None
 
     def run(self, values: Values) -> Any:
         """The result, or the tuple of results."""
         if torch.is_grad_enabled():
-            return self.operators.call(values)
+            return self.operators.call(self._numbers(values))
         if self.plain is not None:
             return self.plain.run(values)
         self.plain, results = self.start(values)
         return results
+
+    def _numbers(self, values: Values) -> Values:
+        """Run-time scalars checked and clamped; tensors stay, they may want a gradient."""
+        if not self.scalars:
+            return values
+        out = list(values)
+        for i, scalar in self.scalars:
+            out[i] = out[i] if isinstance(out[i], torch.Tensor) else scalar.convert(out[i])
+        return out
 
 
 class Differentiated:

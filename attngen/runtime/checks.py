@@ -259,7 +259,10 @@ def _stream(pairs: Sequence[tuple[Tensor, Any]], role: str) -> tuple[Tensor, Any
 
 def _extent(pair: tuple[Tensor, Any], role: str) -> int:
     axis = pair[0].axis(role)
-    return 1 if axis is None else int(pair[1].shape[axis])
+    if axis is None:
+        return 1
+    extent: int = pair[1].shape[axis]  # symbolic while a graph is traced: no `int` here
+    return extent
 
 
 def _batch(
@@ -268,7 +271,8 @@ def _batch(
     if query[0].packed is None:
         return _extent(query, "batch")
     boundaries = next(v for t, v in pairs if t.name == query[0].packed)
-    return max(0, int(boundaries.shape[0]) - 1)
+    count: int = boundaries.shape[0]
+    return max(0, count - 1)
 
 
 def _ragged_feature(tensor: Tensor, value: Any) -> bool:
@@ -282,4 +286,5 @@ def _farthest(tensor: Tensor, value: Any) -> int:
     if tensor.is_scalar or not tensor.axes:
         return 0
     steps = (value.stride(i) for i in range(value.ndim) if value.shape[i] > 1)
-    return int(value.element_size()) * max(steps, default=0)
+    longest: int = max(steps, default=0)
+    return longest * int(value.element_size())

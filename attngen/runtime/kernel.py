@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from attngen.runtime.launch import (
     require_boundaries,
     signature,
 )
-from attngen.runtime.operators import Operators, operators
+from attngen.runtime.operators import Operators
 from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
 from attngen.runtime.support import require_backend, require_supported
@@ -118,9 +118,13 @@ class Kernel:
         self._made: dict[Request, Specialisation] = {}
         self._trained: dict[Request, Training] = {}
         self._plans: dict[Hashable, Plan | Switch] = {}
+        self._scalars = tuple(
+            (i, self.checker.scalars[t.name]) for i, t in enumerate(self.declared) if t.is_scalar
+        )
         self.floats = floats(self.declared) if has_gradient(spec.attention) else ()
         self._names = tuple(tensor.name for tensor in self.declared)
         self._count = len(self._names)
+        self.operators = Operators(self)
 
     @property
     def name(self) -> str:
@@ -147,7 +151,7 @@ class Kernel:
         With tensors that require a gradient the results have one too (SpecError E430: not built).
         """
         if torch.compiler.is_dynamo_compiling():
-            return self._operators.call(bind(self.declared, tensors, by_name))
+            return self.operators.call(bind(self.declared, tensors, by_name))
         if by_name or len(tensors) != self._count:
             tensors = self._bind(tensors, by_name)
         key = signature(tensors)
@@ -202,6 +206,10 @@ class Kernel:
 
     def request_of(self, call: Call) -> Request:
         """The same for a checked call. CallError: E516, E517 no such device."""
+        return replace(self.training_request(call), short=self._short(call))
+
+    def training_request(self, call: Call) -> Request:
+        """Which pair of files a checked call takes: one, however many queries there are."""
         device = target_of(call.device)
         target = self.target or device
         if device.family == "interpreter":
@@ -210,7 +218,8 @@ class Kernel:
             message = f"the kernel was compiled for {target.name}, the tensors are on {device.name}"
             fix = f'compile(..., target="{device.name}"), or leave the target out'
             raise CallError(Diagnostic("E517", message, help=fix))
-        return Request(tuple(call.sizes.items()), call.half, target, self._short(call))
+        sizes = tuple((name, int(size)) for name, size in call.sizes.items())
+        return Request(sizes, call.half, target)
 
     def _short(self, call: Call) -> bool:
         """Few queries against many keys: decoding and speculative decoding."""
@@ -235,11 +244,6 @@ class Kernel:
                 pass  # `bind` says what is wrong
         return bind(self.declared, tensors, by_name)
 
-    def training_request(self, call: Call) -> Request:
-        """Which pair of files a checked call takes: one, however many queries there are."""
-        sizes = tuple((name, int(size)) for name, size in call.sizes.items())
-        return replace(self.request_of(call), sizes=sizes, short=False)
-
     def training(self, request: Request) -> Training:
         """The forward that keeps rows and its backward, compiled if they are the first."""
         made = self._trained.get(request)
@@ -248,20 +252,17 @@ class Kernel:
             self.compilations += 1
         return made
 
-    @cached_property
-    def _operators(self) -> Operators:
-        return operators(self)
-
     def _first(self, key: Hashable | None, values: Sequence[Any]) -> Any:
         """The first call of a signature: everything is looked at."""
         if key is None and all(map(_traceable, values)):
-            return self._operators.call(values)
+            return self.operators.call(values)
         call = self.checker.check(values)
         if any(getattr(values[i], "requires_grad", False) for i in self.floats):
-            plan = Switch(self._operators, lambda first: self._start(call, first))
+            start = partial(self._start, call)
+            switch = Switch(self.operators, self._scalars, start)
             if key is not None:
-                self._remember(key, plan)
-            return plan.run(values)
+                self._remember(key, switch)
+            return switch.run(values)
         plan, results = self._start(call, values)
         if key is not None:
             self._remember(key, plan)
@@ -271,7 +272,8 @@ class Kernel:
         """A plan without gradients, and the results of its first call."""
         request = None if call.empty else self.request_of(call)
         if request is None:
-            entry, descriptors = partial(empty_results, self.spec.attention, call), False
+            entry: Entry = partial(empty_results, self.spec.attention, call)
+            descriptors = False
         else:
             if request not in self._made:
                 self._no_capture(call)
@@ -315,15 +317,12 @@ class Kernel:
         descriptors: bool,
     ) -> Plan:
         copies = self._copies(call, values, descriptors)
-        scalars = tuple(
-            (i, self.checker.scalars[t.name]) for i, t in enumerate(self.declared) if t.is_scalar
-        )
         on_cpu = call.device == "cpu"
         several = not on_cpu and torch.cuda.device_count() > 1
         guard = torch.device(call.device).index if several else None
         watched = boundaries if on_cpu else ()  # on a GPU: looked at once per shape, it has to wait
-        plain = not (copies or scalars or watched or guard is not None)
-        return Plan(call, entry, len(self.outputs) == 1, plain, copies, scalars, watched, guard)
+        plain = not (copies or self._scalars or watched or guard is not None)
+        return Plan(call, entry, len(self.outputs) == 1, plain, copies, self._scalars, watched, guard)
 
     def _copies(
         self, call: Call, values: Sequence[Any], descriptors: bool
@@ -343,7 +342,7 @@ class Kernel:
     def _note(self, text: str) -> None:
         self.notes[text] = None
 
-    def _remember(self, key: Hashable, plan: Plan) -> None:
+    def _remember(self, key: Hashable, plan: Plan | Switch) -> None:
         if len(self._plans) >= PLANS:
             self._plans.clear()
         self._plans[key] = plan

@@ -11,7 +11,7 @@ the same in another. Run-time scalars are tensors without axes. Lengths are not 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,42 +27,54 @@ from attngen.runtime.fingerprint import digest
 if TYPE_CHECKING:
     from attngen.runtime.kernel import Kernel
 
-NAMESPACE = "attngen"
 _LOCK = threading.Lock()
 
 
 class Operators:
-    """The three operators of a kernel."""
+    """The three operators of a kernel, defined when first asked for."""
 
-    def __init__(self, name: str, kernel: Kernel) -> None:
-        self.attention = kernel.spec.attention
-        self.declared, self.kernel = kernel.declared, kernel
-        self.floats = kernel.floats
-        self.count = len(kernel.outputs)
-        found = getattr(torch.ops, NAMESPACE)
-        self.plain = getattr(found, name).default
-        self.train = getattr(found, f"{name}_training").default
+    def __init__(self, kernel: Kernel) -> None:
+        self.floats, self.count = kernel.floats, len(kernel.outputs)
+        self.scalars = tuple(_number(t) if t.is_scalar else None for t in kernel.declared)
+        self.ready = _definer(kernel)
 
     def call(self, values: Sequence[Any]) -> Any:
         """The result, or the tuple of results, with gradients where they are wanted."""
         tensors = [
-            _tensor(t, v) if t.is_scalar else v for t, v in zip(self.declared, values, strict=True)
+            v if kind is None or isinstance(v, torch.Tensor) else torch.tensor(v, dtype=kind)
+            for v, kind in zip(values, self.scalars, strict=True)
         ]
         wanted = False
         if torch.is_grad_enabled():
             for i in self.floats:
                 wanted = wanted or tensors[i].requires_grad
-        results = self.train(*tensors) if wanted else self.plain(*tensors)
+        results = self.operator("_training" if wanted else "")(*tensors)
         return results[0] if self.count == 1 else tuple(results[: self.count])
 
+    def operator(self, kind: str) -> Any:
+        """One of them: "", "_training", "_backward"."""
+        return getattr(torch.ops.attngen, self.ready() + kind).default
 
-def operators(kernel: Kernel) -> Operators:
-    """The operators of a kernel, defined if no kernel of the same spec has done so."""
-    name = _name(kernel)
-    with _LOCK:
-        if not hasattr(getattr(torch.ops, NAMESPACE), name):
-            _define(name, kernel)
-    return Operators(name, kernel)
+
+def _definer(kernel: Kernel) -> Callable[[], str]:
+    """A function that gives the name of a kernel's operators, and sees to it that they are there.
+
+    torch.compile takes its value as a constant: a graph calls operators, it does not define any.
+    """
+    made: list[str] = []
+
+    def ready() -> str:
+        if not made:
+            name = _name(kernel)
+            with _LOCK:
+                if not hasattr(torch.ops.attngen, name):
+                    _define(name, kernel)
+            made.append(name)
+        return made[0]
+
+    # what torch.compiler.assume_constant_result does, which takes a second to import
+    ready._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return ready
 
 
 def _name(kernel: Kernel) -> str:
@@ -78,11 +90,11 @@ def _define(name: str, kernel: Kernel) -> None:
     run, fakes = Differentiated(kernel), _Fakes(kernel)
     arguments = ", ".join(f"Tensor {_safe(t.name)}" for t in kernel.declared)
     plain = torch.library.custom_op(
-        f"{NAMESPACE}::{name}", run.results, mutates_args=(), schema=f"({arguments}) -> Tensor[]"
+        f"attngen::{name}", run.results, mutates_args=(), schema=f"({arguments}) -> Tensor[]"
     )
     plain.register_fake(fakes.results)
     backward = torch.library.custom_op(
-        f"{NAMESPACE}::{name}_backward",
+        f"attngen::{name}_backward",
         run.backward,
         mutates_args=(),
         schema="(Tensor[] tensors, Tensor[] given) -> Tensor[]",
@@ -90,7 +102,7 @@ def _define(name: str, kernel: Kernel) -> None:
     backward.register_fake(fakes.backward)
     backward.register_autograd(_twice)
     training = torch.library.custom_op(
-        f"{NAMESPACE}::{name}_training",
+        f"attngen::{name}_training",
         run.forward,
         mutates_args=(),
         schema=f"({arguments}) -> Tensor[]",
@@ -187,13 +199,11 @@ def _safe(name: str) -> str:
     return f"arg_{name}"
 
 
-def _tensor(tensor: Tensor, value: Any) -> torch.Tensor:
-    """A run-time scalar as a tensor without axes."""
-    if isinstance(value, torch.Tensor):
-        return value
+def _number(tensor: Tensor) -> torch.dtype:
+    """How a run-time scalar travels as a tensor without axes."""
     if tensor.dtype is Dtype.BOOL:
-        return torch.tensor(value, dtype=torch.bool)
-    return torch.tensor(value, dtype=torch.int64 if tensor.dtype.is_integer else torch.float64)
+        return torch.bool
+    return torch.int64 if tensor.dtype.is_integer else torch.float64
 
 
 def _some(tensor: Tensor) -> int | float | bool:

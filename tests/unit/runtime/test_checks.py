@@ -39,7 +39,7 @@ def test_the_facts_of_a_good_call():
     assert call.sizes == {"D": 80, "Dv": 64}
     assert call.lengths == {"B": 2, "Hq": 4, "Sq": 8, "Hkv": 2, "Skv": 9}
     assert (call.half, call.q_len, call.kv_len, call.heads, call.batch) == (Dtype.BF16, 8, 9, 4, 2)
-    assert not (call.copies or call.wide or call.empty or call.needs_gradient)
+    assert not (call.copies or call.wide or call.empty)
 
 
 @pytest.mark.parametrize("value", [None, 3, [1.0], "q"])
