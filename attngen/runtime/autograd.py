@@ -18,6 +18,7 @@ from attngen.runtime.scalars import Scalar
 if TYPE_CHECKING:
     from attngen.runtime.kernel import Kernel
     from attngen.runtime.operators import Operators
+    from attngen.runtime.specialise import Request
     from attngen.runtime.training import Training, Wiring
 
 Values: TypeAlias = "Sequence[Any]"
@@ -88,12 +89,13 @@ class Differentiated:
         if plan is not None:
             return list(plan.run(values))
         call = self.kernel.checker.check(values)
+        boundaries = self.kernel.boundaries(call, values)
         request, training = self._training(call)
         if call.empty:
             entry: Entry = partial(empty_forward, self.kernel.spec.attention, call, training.wiring)
         else:
             entry = training.forward_entry
-        plan = self.kernel.plan(call, entry, values, training.descriptors[0])
+        plan = self.kernel.plan(call, entry, values, boundaries, training.descriptors[0])
         plan.single = False
         found = self.kernel.run_first(plan, None if call.empty else request, values)
         _remember(self._forward, key, plan)
@@ -111,7 +113,9 @@ class Differentiated:
         if call.empty:
             return empty_backward(self.kernel.spec.attention, call, training.wiring, values, given)
         descriptors = training.descriptors[1]
-        plan = self.kernel.plan(call, training.backward_entry, values, descriptors)
+        boundaries = self.kernel.boundaries(call, values)
+        entry = training.backward_entry
+        plan = self.kernel.plan(call, entry, values, boundaries, descriptors)
         plan.single = False
         if descriptors:
             plan.copies += tuple(_copies(training.wiring, len(values), given))
@@ -124,7 +128,7 @@ class Differentiated:
         """The files of a call, made if they are the first of their kind."""
         return self._training(call)[1]
 
-    def _training(self, call: Call) -> tuple[Any, Training]:
+    def _training(self, call: Call) -> tuple[Request, Training]:
         request = self.kernel.training_request(call)
         return request, self.kernel.training(request)
 

@@ -33,7 +33,7 @@ def _without_keys(attention: Attention, call: Call, values: Sequence[Any]) -> tu
 def result_shape(
     attention: Attention, call: Call, values: Sequence[Any], e: Expr
 ) -> tuple[list[int], torch.dtype, torch.device]:
-    """Shape (of the first query stream, the feature axis replaced), dtype and device of a result."""
+    """Shape (of the first query stream, with its own width), dtype and device of a result."""
     declared = parameters(attention)
     place = next((i for i, t in enumerate(declared) if t.role == "query"), 0)
     tensor, query = declared[place], values[place]

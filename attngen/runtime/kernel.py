@@ -40,6 +40,7 @@ from attngen.runtime.training import Training, train
 
 DEFAULT_TARGET = "sm_90"
 DEFAULT_FEATURE = 128
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 PLANS = 4096  # remembered signatures; lengths vary without end in serving
 FEW_QUERIES = 16
 MANY_KEYS = 256
@@ -254,7 +255,7 @@ class Kernel:
 
     def _first(self, key: Hashable | None, values: Sequence[Any]) -> Any:
         """The first call of a signature: everything is looked at."""
-        if key is None and all(map(_traceable, values)):
+        if (key is None and all(map(_dense, values))) or any(map(_fake, values)):
             return self.operators.call(values)
         call = self.checker.check(values)
         if any(getattr(values[i], "requires_grad", False) for i in self.floats):
@@ -270,27 +271,30 @@ class Kernel:
 
     def _start(self, call: Call, values: Sequence[Any]) -> tuple[Plan, Any]:
         """A plan without gradients, and the results of its first call."""
+        boundaries = self.boundaries(call, values)
         request = None if call.empty else self.request_of(call)
         if request is None:
-            entry: Entry = partial(empty_results, self.spec.attention, call)
+            entry: Entry = partial(self._empty, call)
             descriptors = False
         else:
             if request not in self._made:
                 self._no_capture(call)
             made = self.made(request)
             entry, descriptors = made.entry, made.schedule.loads == "descriptor"
-        plan = self.plan(call, entry, values, descriptors)
+        plan = self.plan(call, entry, values, boundaries, descriptors)
         return plan, self.run_first(plan, request, values)
 
-    def plan(self, call: Call, entry: Entry, values: Sequence[Any], descriptors: bool) -> Plan:
-        """How `entry` is called with such arguments; their boundaries are looked at."""
-        _require_narrow(call, self.declared, values)
-        boundaries = packed_boundaries(self.spec.attention, self.declared, values)
-        if boundaries:
+    def _empty(self, call: Call, *values: Any) -> tuple[Any, ...]:
+        return empty_results(self.spec.attention, call, values)
+
+    def boundaries(self, call: Call, values: Sequence[Any]) -> tuple[tuple[int, str, int], ...]:
+        """Tensors of sequence boundaries and how they must end; what they hold is looked at."""
+        found = packed_boundaries(self.spec.attention, self.declared, values)
+        if found:
             self._no_capture(call)
-        for position, name, total in boundaries:
+        for position, name, total in found:
             require_boundaries(name, values[position], total)
-        return self._finish(call, entry, values, boundaries, descriptors)
+        return found
 
     def run_first(self, plan: Plan, request: Request | None, values: Sequence[Any]) -> Any:
         """The results of a plan, whose later calls go past Triton's look-up where they can."""
@@ -308,7 +312,7 @@ class Kernel:
             fix = "call it once with tensors of these shapes before the capture"
             raise CallError(Diagnostic("E518", message, help=fix))
 
-    def _finish(
+    def plan(
         self,
         call: Call,
         entry: Entry,
@@ -316,17 +320,19 @@ class Kernel:
         boundaries: tuple[tuple[int, str, int], ...],
         descriptors: bool,
     ) -> Plan:
+        """How `entry` is called with such arguments; descriptors: whether it loads with them."""
+        _require_narrow(call, self.declared, values)
         copies = self._copies(call, values, descriptors)
         on_cpu = call.device == "cpu"
         several = not on_cpu and torch.cuda.device_count() > 1
         guard = torch.device(call.device).index if several else None
         watched = boundaries if on_cpu else ()  # on a GPU: looked at once per shape, it has to wait
         plain = not (copies or self._scalars or watched or guard is not None)
-        return Plan(call, entry, len(self.outputs) == 1, plain, copies, self._scalars, watched, guard)
+        return Plan(
+            call, entry, len(self.outputs) == 1, plain, copies, self._scalars, watched, guard
+        )
 
-    def _copies(
-        self, call: Call, values: Sequence[Any], descriptors: bool
-    ) -> tuple[Copy, ...]:
+    def _copies(self, call: Call, values: Sequence[Any], descriptors: bool) -> tuple[Copy, ...]:
         copies: list[Copy] = []
         for i, (tensor, value) in enumerate(zip(self.declared, values, strict=True)):
             if i in call.copies:
@@ -367,7 +373,16 @@ def _require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any
     raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous()"))
 
 
-def _traceable(value: Any) -> bool:
+def _dense(value: Any) -> bool:
     """Whether it may stand for a tensor while a graph is traced, when it has no address."""
     tensor = isinstance(value, torch.Tensor)
     return not tensor or (value.layout is torch.strided and value.device.type != "meta")
+
+
+def _fake(value: Any) -> bool:
+    """Whether it is a tensor without contents."""
+    if not isinstance(value, torch.Tensor) or type(value) in PLAIN:
+        return False
+    from torch._subclasses.fake_tensor import is_fake  # noqa: PLC0415 - rarely needed
+
+    return bool(is_fake(value))

@@ -117,11 +117,6 @@ def test_empty_features_are_refused():
     refuse("E506", "D is empty", **tensors(d=0))
 
 
-def test_gradients_are_noted_not_refused_by_the_checker():
-    call = Checker(flash()).check([*(tensors() | {"v": tensors()["v"].requires_grad_()}).values()])
-    assert call.needs_gradient == ("v",)
-
-
 @pytest.mark.parametrize("changed", [{"b": 0}, {"sq": 0}, {"skv": 0}, {"hq": 0, "hkv": 0}])
 def test_zero_sizes_are_empty_calls(changed):
     assert Checker(flash()).check([*tensors(**changed).values()]).empty
