@@ -148,6 +148,9 @@ class _File:
         texts = []
         for tensor in self.backward.plan.tensors:
             parts = self.ledger.parts.get(tensor)
+            if not parts and self.program.attention.tensor(tensor).is_scalar:
+                device = f"{self.program.attention.tensors[0].name}.device"
+                parts = [f"torch.zeros((), dtype=torch.float32, device={device})"]
             texts.append(" + ".join(parts) if parts else f"torch.zeros({tensor}.shape, dtype={tensor}.dtype, device={tensor}.device)")
         return f"return ({', '.join(texts)},)" if len(texts) == 1 else f"return {', '.join(texts)}"
 

@@ -338,7 +338,7 @@ def head_gradient(ledger: Ledger, g: Gradient) -> None:
 
 def _not_built(what: str) -> SpecError:
     message = f"{what} is not built yet in the triton backend"
-    return SpecError(Diagnostic("E430", message, help="mark the input `const` if it needs no gradient"))
+    return SpecError(Diagnostic("E430", message, help="mark the input `const`, or call the kernel under torch.no_grad()"))
 
 
 __all__ = ["Ledger", "Stores", "build", "head_gradient", "store_tile"]
