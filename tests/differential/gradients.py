@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from attngen.ir.attention import Attention
-from attngen.ir.expr import LogSumExp, Softmax
+from attngen.ir.expr import LogSumExp, Softmax, Sum
 from attngen.ir.walk import walk
 from attngen.reference.execute import SCALES, matched, reference
 from attngen.reference.tolerance import compare
@@ -57,7 +57,9 @@ def differentiated(results, given: dict, wanted: list[str], incoming: list) -> l
         allow_unused=True,
         retain_graph=True,
     )
-    return [torch.zeros_like(given[n]) if g is None else g for n, g in zip(wanted, found, strict=True)]
+    return [
+        torch.zeros_like(given[n]) if g is None else g for n, g in zip(wanted, found, strict=True)
+    ]
 
 
 def kernel_gradients(made: Kernel, tensors: Tensors) -> tuple[list[torch.Tensor], list]:
@@ -106,14 +108,33 @@ def read_back(
     given = leaves(made, tensors, torch.float64)
     totals = reference(replace(program, outputs=outputs), given)
     results = [r.detach() for r in reference(program, given) if r.is_floating_point()]
+    sizes = _magnitudes(program, tensors, results)
     maker, out = torch.Generator().manual_seed(0), []
     for _ in range(4):
         errors = torch.zeros_like(totals[0])
-        for r, s in zip(results, incoming, strict=True):
-            if r.dim() > errors.dim():
-                noise = (2 * torch.rand(r.shape, generator=maker, dtype=r.dtype) - 1) / 2
-                errors = errors + (s.double() * r * noise).sum(-1) * torch.finfo(half).eps
+        for size, s in zip(sizes, incoming, strict=True):
+            if size.dim() > errors.dim():
+                noise = 2 * torch.rand(size.shape, generator=maker, dtype=torch.float64) - 1
+                # half an ulp of each element, and the order in which float32 adds them up
+                scale = (torch.finfo(half).eps + torch.finfo(torch.float32).eps) / 2
+                errors = errors + (s.double() * size * noise.to(size)).sum(-1) * scale
+                more = (s.double() * size).abs().sum(-1) * torch.finfo(torch.float32).eps
+                errors = errors + more * noise[..., 0].to(size)
         out.append(differentiated(totals, given, names(made), [errors] * len(totals)))
+    return out
+
+
+def _magnitudes(
+    program: Attention, tensors: Tensors, results: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Of what is read back: a result, or a sum in it, which may be larger where terms cancel."""
+    found = {x: None for x in walk(*(e for _, e in program.outputs)) if isinstance(x, Sum)}
+    sums = tuple((f"sum_{i}", x) for i, x in enumerate(found))
+    terms = reference(replace(program, outputs=sums), tensors) if sums else ()
+    out = []
+    for r in results:
+        alike = [r.abs(), *(t.abs() for t in terms if t.shape == r.shape)]
+        out.append(torch.stack(alike).amax(0))
     return out
 
 
