@@ -13,12 +13,13 @@ PYTHON ?= $(shell $(FIND))
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test gpu check golden bench clean
+.PHONY: help demo test slow gpu check golden bench clean
 
 help:
 	@sed -n '1,4s/^# \{0,1\}//p' Makefile
 	@echo "  make gpu    the tests that need a GPU        make golden  rewrite generated/"
 	@echo "  make check  linters and types only           make bench   time against FlexAttention"
+	@echo "  make slow   the tests that take minutes: more random specs, every example for every GPU"
 
 $(READY): constraints.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "attngen needs Python 3.11 or newer (set PYTHON=/path/to/python3)" >&2; exit 2; }
@@ -33,7 +34,7 @@ demo: $(READY)
 	@$(BIN)/attngen demo
 
 test: check
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not gpu and not sm90"
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -41,8 +42,11 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+slow: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
 gpu: $(READY)
-	$(BIN)/python -m pytest -m "gpu or sm90"
+	$(BIN)/python -m pytest -m "(gpu or sm90) and not slow"
 
 golden: $(READY)
 	$(BIN)/attngen regenerate

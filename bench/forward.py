@@ -263,7 +263,7 @@ def _memory(case: Case, settings: Settings) -> tuple[str, ...]:
 TABLES = (forward_table, decode_table, proportion_table, host_table)
 
 
-def header(arguments: list[str], settings: Settings) -> str:
+def header(arguments: list[str], settings: Settings, title: str = "Forward") -> str:
     """When, on what, with which versions, by which command."""
     import triton
 
@@ -278,13 +278,13 @@ def header(arguments: list[str], settings: Settings) -> str:
         check=False,
     ).stdout.strip()
     lines = [
-        "# Forward benchmark",
+        f"# {title} benchmark",
         "",
         f"- {datetime.date.today().isoformat()}, {device}"
         + (f", commit {commit}" if commit else ""),
         f"- torch {torch.__version__}, triton {triton.__version__}, "
         f"Python {platform.python_version()}",
-        f"- command: `{' '.join(['python', 'bench/forward.py', *arguments])}`",
+        f"- command: `{' '.join(['python', f'bench/{title.lower()}.py', *arguments])}`",
         "- medians of triton.testing.do_bench; bold: the goal is met",
         "",
     ]

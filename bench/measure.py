@@ -91,7 +91,7 @@ class Recorder:
 
 def record_launches(module, call: Callable[[], Any]) -> list[Callable[[], Any]]:
     """The bare launches that `call` makes through the jit functions of the module."""
-    # the host functions' own launches; steps and helpers are called by kernels and must stay as they are
+    # launches of the host functions; steps and helpers are called by kernels and must stay
     launched = {
         name
         for f in vars(module).values()
@@ -99,9 +99,7 @@ def record_launches(module, call: Callable[[], Any]) -> list[Callable[[], Any]]:
         for name in f.__code__.co_names
     }
     kernels = {
-        n: f
-        for n, f in vars(module).items()
-        if n in launched and type(f).__name__ == "JITFunction"
+        n: f for n, f in vars(module).items() if n in launched and type(f).__name__ == "JITFunction"
     }
     recorders = {name: Recorder(kernel) for name, kernel in kernels.items()}
     vars(module).update(recorders)

@@ -4,20 +4,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from attngen.runtime.settings import gpu_present
+from attngen.runtime.settings import gpu_present, prepare_interpreter
 
 torch.set_num_threads(1)
+prepare_interpreter()  # before any test module imports triton
 settings.register_profile("attngen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("attngen")
 
 
-def pytest_collection_modifyitems(config, items):
-    """Tests marked `gpu` are skipped without a GPU, those of the interpreter with one.
-
-    Of the random specs the long block runs when asked for: `pytest -m slow`.
-    """
-    if "slow" not in config.option.markexpr:
-        items[:] = [i for i in items if "test_more_random_specs" not in i.nodeid]
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` are skipped without a GPU, those of the interpreter with one."""
     if gpu_present():
         reason = "CUDA tensors are there: Triton is not interpreting"
         wrong = [i for i in items if i.get_closest_marker("interpreter")]

@@ -42,8 +42,9 @@ def flex_attention(
     used and its tables are not; mask_mod: the same without a BlockMask (both: keys that both keep);
     scale: default 1 / sqrt(D); facts: {"doc": "sorted"} for captured tensors; kernel_options are
     accepted and not needed. Returns out [B, Hq, Sq, Dv], with return_lse also lse [B, Hq, Sq] (f32,
-    natural), with return_aux = AuxRequest(lse=True) an AuxOutput with it. A row with no key gives 0 and -inf. CallError: arguments that do not fit; SpecError: a
-    callable that cannot be traced, with the place in its file.
+    natural), with return_aux = AuxRequest(lse=True) an AuxOutput with it. A row with no key gives 0
+    and -inf. CallError: arguments that do not fit; SpecError: a callable that cannot be traced,
+    with the place in its file.
     """
     if return_aux is not None and return_aux.max_scores:
         fix = "return_aux=AuxRequest(lse=True)"

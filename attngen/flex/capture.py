@@ -74,8 +74,10 @@ class Walk:
         return tuple(self.fingerprint(v, name, depth) for v in values)
 
     def _items(self, values: Mapping[Any, Any], depth: int) -> Hashable:
-        return tuple((Same(k) if not isinstance(k, str) else k, self.fingerprint(v, str(k), depth))
-                     for k, v in values.items())  # fmt: skip
+        return tuple(
+            (Same(k) if not isinstance(k, str) else k, self.fingerprint(v, str(k), depth))
+            for k, v in values.items()
+        )
 
     def _function(self, function: types.FunctionType, depth: int) -> Hashable:
         code = function.__code__

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from attngen.core.dtype import Dtype
 from attngen.core.source import Span
-from attngen.ir.expr import Expr, Extent, Side
+
+if TYPE_CHECKING:  # a kernel found in the cache is called without any expression
+    from attngen.ir.expr import Expr, Extent, Side
 
 
 @dataclass(frozen=True)

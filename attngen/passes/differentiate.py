@@ -70,10 +70,16 @@ class _Backward:
             self._leaves(level, reverse(level, self.seeds[level], self.active))
         tensors = tuple(t.name for t in self.attention.tensors if differentiable(t))
         backward = BackwardPlan(
-            tuple(self.outputs), (), (), tuple(self.passes), tuple(self.sums),
-            tuple(self.gradients), tensors, masked_coefficients=False,
+            tuple(self.outputs),
+            (),
+            (),
+            tuple(self.passes),
+            tuple(self.sums),
+            tuple(self.gradients),
+            tensors,
+            masked_coefficients=False,
             forward=self.plan,
-        )  # fmt: skip
+        )
         return finish(backward)
 
     def _seed(self, node: Expr, g: Expr) -> None:

@@ -196,11 +196,10 @@ def constant_factor(e: Expr) -> tuple[float, Expr]:
     if masked is not None:
         c, rest = constant_factor(masked[2])
         return c, _mask(masked, rest)
-    if isinstance(e, Binary) and e.op == "mul" and (c := number(e.a)) is not None:
-        return c, e.b
+    if isinstance(e, Binary) and e.op == "mul" and (factor := number(e.a)) is not None:
+        return factor, e.b
     if isinstance(e, Binary) and e.op == "add":
-        x, a = constant_factor(e.a)
-        y, b = constant_factor(e.b)
+        (x, a), (y, b) = constant_factor(e.a), constant_factor(e.b)
         if x == y:
             return x, build.add(a, b)
         if x == -y and abs(x) != 1:

@@ -1,4 +1,4 @@
-"""Names of a spec that a generated file needs for itself get another one before anything is printed.
+"""Names of a spec that a generated file needs for itself get another one before printing.
 
 A user's names stay in the kernel where they can: a reader finds the formula again. Tensors are
 passed by position, so what a user types is not touched by this.
@@ -21,6 +21,7 @@ _INDICES = """
 n b h h_kv q_idx kv_idx q_pos row0 row1 anchor inside part bh slot slots program tiles split splits
 head_group in_group q_start kv_start q_len kv_len batch heads kv_heads heads_total heads_in_l2 in_l2
 group lo hi full_lo full_hi inner_lo inner_hi longer swap span
+programs rows places first first_row share place row at padded m col0 col1 of_group key_slots
 """
 _STATE = """
 acc m_new m_safe alpha keep live better score_max score_at candidate_max candidate_at candidate_best
@@ -36,19 +37,19 @@ RESERVED = frozenset(dir(builtins)) | frozenset(
 """Names the templates and the printer use themselves, and those the loader refuses."""
 
 _DERIVED = re.compile(
-    r"\w+_(ptr|head|tiles|base|cells|handle|step|forward|merge|any_kept|starts?|ends?|stride_\w+|size_\d+)"
-    r"|(lo|hi|full_lo|full_hi|group)_\w+"
+    r"\w+_(ptr|head|tiles|base|cells|handle|step|forward|merge|any_kept|starts?|ends?|parts|stride_\w+|size_\d+)"
+    r"|(lo|hi|full_lo|full_hi)_\d+|group_\w+"
 )
-"""Names that are made from those of tensors: `q_ptr`, `doc_start`."""
+"""Names that are made from those of tensors: `q_ptr`, `doc_start`, `acc_v_parts`."""
 
 
 def reserved(name: str, others: Collection[str] = ()) -> bool:
     """Whether a generated file may have something of its own by that name.
 
-    others: names of tensors; parts of one (`q_1`) count as derived from it.
+    others: names of tensors; parts and the gradient of one (`q_1`, `d_q`) are derived from it.
     """
     stem, _, number = name.rpartition("_")
-    part = number.isdecimal() and stem in others
+    part = (number.isdecimal() and stem in others) or name.removeprefix("d_") in {*others} - {name}
     return part or name in RESERVED or _DERIVED.fullmatch(name) is not None
 
 
@@ -82,7 +83,9 @@ def _names(wanted: Iterable[str]) -> dict[str, str]:
     out = {name: name for name in taken}
     for name in names:
         if name not in out:
-            candidates = (f"{name}_{suffix}" for suffix in ("in", *range(2, len(names) + 3)))
+            candidates = [f"{name}_{suffix}" for suffix in ("in", *range(2, len(names) + 3))]
+            # `q_stride_b_in` would still be a stride: what is left of such a name is a number
+            candidates += [f"user{i}" for i in range(1, len(names) + 2)]
             out[name] = next(c for c in candidates if c not in taken and not reserved(c))
             taken.add(out[name])
     return out

@@ -84,7 +84,9 @@ class Run:
         found = [self._scores(score, b) for b in range(self.sequences)]
         keys = max((one.shape[2] for one in found), default=0)
         wide = [_pad_keys(one, keys) for one in found]
-        none = torch.zeros(self.heads, 0, keys, dtype=self.precision.compute)
+        none = torch.zeros(
+            self.heads, 0, keys, dtype=self.precision.compute, device=self.streams.device
+        )
         return assemble(self.query, wide, self.tokens, none)
 
     def _scores(self, score: Expr, b: int) -> torch.Tensor:

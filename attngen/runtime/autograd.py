@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from attngen.core.dtype import Dtype
 from attngen.ir.attention import Attention, Tensor
 from attngen.runtime.checks import Call
 from attngen.runtime.direct import Entry
-from attngen.runtime.empty import empty_results
 from attngen.runtime.launch import Copy, Plan, align, aligned, signature
 from attngen.runtime.scalars import Scalar
 
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
 Values: TypeAlias = "Sequence[Any]"
 Start: TypeAlias = "Callable[[Values], tuple[Plan, Any]]"
+FLOATS = (Dtype.HALF, Dtype.F16, Dtype.BF16, Dtype.F32)
 PLANS = 1024  # remembered signatures of each direction
 
 
 def floats(declared: Sequence[Tensor]) -> tuple[int, ...]:
     """Positions of the arguments that can have a gradient."""
-    from attngen.passes.differentiate_places import differentiable  # noqa: PLC0415 - keeps light
-
-    return tuple(i for i, tensor in enumerate(declared) if differentiable(tensor))
+    return tuple(i for i, t in enumerate(declared) if t.dtype in FLOATS and not t.const)
 
 
 def has_gradient(attention: Attention) -> bool:
@@ -150,6 +149,8 @@ def empty_forward(
     attention: Attention, call: Call, wiring: Wiring, *values: Any
 ) -> tuple[torch.Tensor, ...]:
     """Results of a call without queries or keys, and saved rows nobody will read."""
+    from attngen.runtime.empty import empty_results  # noqa: PLC0415 - rarely needed
+
     results = empty_results(attention, call, values)
     device = results[0].device
     saved = shapes(attention, call, wiring, values)
@@ -163,6 +164,8 @@ def empty_backward(
 
     A sink is the whole `lse` of a row without keys.
     """
+    from attngen.runtime.empty import empty_results  # noqa: PLC0415 - rarely needed
+
     leaves = list(values)
     wanted = []
     for i in wiring.gradients:

@@ -9,11 +9,12 @@ from typing import Any
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Attention, Tensor
+from attngen.runtime.interface import Interface
 
 
-def parameters(attention: Attention) -> tuple[Tensor, ...]:
+def parameters(declares: Attention | Interface) -> tuple[Tensor, ...]:
     """What a call passes, in declaration order: everything declared but the views."""
-    return tuple(tensor for tensor in attention.tensors if tensor.view is None)
+    return tuple(tensor for tensor in declares.tensors if tensor.view is None)
 
 
 def bind(

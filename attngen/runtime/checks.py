@@ -11,6 +11,7 @@ from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Attention, Axis, Tensor
 from attngen.runtime.bind import expectation, found, parameters, torch_dtype
+from attngen.runtime.interface import Interface, feature_names
 from attngen.runtime.scalars import FAR, scalars
 
 DTYPES = {
@@ -61,12 +62,13 @@ class Call:
 class Checker:
     """The checks of one spec; `check` reads shapes, dtypes and strides, never the contents."""
 
-    attention: Attention
+    spec: Attention | Interface
     declared: tuple[Tensor, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.declared = parameters(self.attention)
-        self.scalars = scalars(self.attention)
+        self.interface = self.spec if isinstance(self.spec, Interface) else Interface.of(self.spec)
+        self.declared = parameters(self.interface)
+        self.scalars = scalars(self.interface)
 
     def check(self, values: Sequence[Any]) -> Call:
         """The facts of a call; CallError with up to ten diagnostics, codes E503 to E515."""
@@ -87,7 +89,7 @@ class Checker:
     def _facts(
         self, pairs: Sequence[tuple[Tensor, Any]], sizes: dict[str, int], values: Sequence[Any]
     ) -> Call:
-        features = feature_names(self.attention)
+        features = feature_names(self.interface)
         query, key = _stream(pairs, "query"), _stream(pairs, "key")
         declared = list(zip(self.declared, values, strict=True))
         halves = (dtype_of(v) for t, v in pairs if t.dtype is Dtype.HALF)
@@ -99,22 +101,10 @@ class Checker:
             q_len=_extent(query, "position"),
             kv_len=_extent(key, "position"),
             heads=_extent(query, "head"),
-            batch=_batch(self.attention, pairs, query),
+            batch=_batch(pairs, query),
             copies=tuple(i for i, (t, v) in enumerate(declared) if _ragged_feature(t, v)),
             wide=tuple(t.name for t, v in pairs if _farthest(t, v) >= FARTHEST),
         )
-
-
-def feature_names(attention: Attention) -> tuple[str, ...]:
-    """Named feature axes in order of appearance: the sizes a kernel is specialised for."""
-    features: dict[str, None] = {}
-    others: set[str] = set()
-    for axis in (a for tensor in attention.tensors for a in tensor.axes):
-        if axis.role != "feature":
-            others.add(axis.name)
-        elif axis.size is None and axis.name.isidentifier():
-            features[axis.name] = None
-    return tuple(name for name in features if name not in others)
 
 
 def dtype_of(value: Any) -> Dtype | None:
@@ -265,9 +255,7 @@ def _extent(pair: tuple[Tensor, Any], role: str) -> int:
     return extent
 
 
-def _batch(
-    attention: Attention, pairs: Sequence[tuple[Tensor, Any]], query: tuple[Tensor, Any]
-) -> int:
+def _batch(pairs: Sequence[tuple[Tensor, Any]], query: tuple[Tensor, Any]) -> int:
     if query[0].packed is None:
         return _extent(query, "batch")
     boundaries = next(v for t, v in pairs if t.name == query[0].packed)

@@ -15,14 +15,15 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target, find_target
 from attngen.ir.attention import Attention, Tensor
-from attngen.ir.recurrence import Recurrence
 from attngen.runtime.autograd import Switch, floats, has_gradient
 from attngen.runtime.bind import bind, expectation, found
-from attngen.runtime.cache import Cache
-from attngen.runtime.checks import Call, Checker, feature_names
+from attngen.runtime.cache import Cache, Entry
+from attngen.runtime.checks import Call, Checker
 from attngen.runtime.device import compatible, target_of
-from attngen.runtime.direct import Entry, direct, fixed_by_signature
-from attngen.runtime.empty import empty_results
+from attngen.runtime.direct import Entry as Entered
+from attngen.runtime.direct import direct, fixed_by_signature
+from attngen.runtime.fingerprint import digest, generator
+from attngen.runtime.interface import Interface, feature_names
 from attngen.runtime.launch import (
     Copy,
     Plan,
@@ -35,7 +36,6 @@ from attngen.runtime.launch import (
 from attngen.runtime.operators import Operators
 from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
-from attngen.runtime.support import require_backend, require_supported
 from attngen.runtime.training import Training, train
 
 DEFAULT_TARGET = "sm_90"
@@ -59,24 +59,37 @@ def compile(  # the name users type: attngen.compile
     is compiled before the first call or `.source`.
     SpecError: mistakes in the spec, an unknown target, or something that is not built yet.
     """
-    from attngen.frontend import load  # noqa: PLC0415 - a Kernel can be made without a parser
-
-    source = read(text_or_path)
-    sizes = _feature_sizes(load(source, {}), params) if params else {}
+    source, cache = read(text_or_path), Cache()
+    interface, sizes = _declarations(source, params, cache)
     fixed = {name: value for name, value in params.items() if name not in sizes}
-    attention = require_supported(load(source, fixed))
-    options = dict(attention.schedule) | ({"backend": backend} if backend else {})
-    require_backend(options)
-    spec = Spec(source, fixed, attention, options)
-    return Kernel(spec, find_target(target) if target else None, sizes=sizes)
+    options = dict(interface.schedule)
+    if backend is not None:
+        from attngen.runtime.support import require_backend  # noqa: PLC0415 - only when asked
+
+        require_backend({"backend": backend})
+        options["backend"] = backend
+    spec = Spec(source, fixed, interface, options)
+    return Kernel(spec, find_target(target) if target else None, cache, sizes)
 
 
-def _feature_sizes(
-    program: Attention | Recurrence, params: Mapping[str, int | float | bool]
-) -> dict[str, int]:
-    """Those of the keywords that name a feature axis instead of a parameter."""
+def _declarations(
+    source: Source, params: Mapping[str, int | float | bool], cache: Cache
+) -> tuple[Interface, dict[str, int]]:
+    """The declarations, and those keywords that are sizes of feature axes; kept in the cache."""
+    key = digest("interface", text=source.text, params=params, generator=generator())
+    entry = cache.get(key)
+    if entry is not None:
+        return Interface.restored(entry.meta["interface"]), entry.meta["sizes"]
+    from attngen.frontend import load  # noqa: PLC0415 - not needed on a hit
+    from attngen.runtime.support import require_supported  # noqa: PLC0415
+
+    program = load(source, {}) if params else None
     names = feature_names(program) if isinstance(program, Attention) else ()
-    return {name: int(value) for name, value in params.items() if name in names}
+    sizes = {name: int(value) for name, value in params.items() if name in names}
+    fixed = {name: value for name, value in params.items() if name not in sizes}
+    interface = Interface.of(require_supported(load(source, fixed)))
+    cache.put(key, Entry({"interface": interface.stored(), "sizes": sizes}))
+    return interface, sizes
 
 
 def read(text_or_path: str | Path) -> Source:
@@ -115,14 +128,14 @@ class Kernel:
         self.notes: dict[str, None] = {}
         self.last: Specialisation | None = None
         self._memory = Memory(self.cache)
-        self.checker = Checker(spec.attention)
+        self.checker = Checker(spec.interface)
         self._made: dict[Request, Specialisation] = {}
         self._trained: dict[Request, Training] = {}
         self._plans: dict[Hashable, Plan | Switch] = {}
         self._scalars = tuple(
             (i, self.checker.scalars[t.name]) for i, t in enumerate(self.declared) if t.is_scalar
         )
-        self.floats = floats(self.declared) if has_gradient(spec.attention) else ()
+        self.floats = floats(self.declared)
         self._names = tuple(tensor.name for tensor in self.declared)
         self._count = len(self._names)
         self.operators = Operators(self)
@@ -130,7 +143,7 @@ class Kernel:
     @property
     def name(self) -> str:
         """The name of the spec."""
-        return self.spec.attention.name
+        return self.spec.interface.name
 
     @property
     def declared(self) -> tuple[Tensor, ...]:
@@ -140,7 +153,7 @@ class Kernel:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the results, in order."""
-        return tuple(name for name, _ in self.spec.attention.outputs)
+        return self.spec.interface.outputs
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{t.name}: {expectation(t)}" for t in self.declared)
@@ -190,7 +203,7 @@ class Kernel:
         short: bool = False,
     ) -> Specialisation:
         """The kernel file for these sizes (128 for feature axes not named), dtype and target."""
-        fixed = {name: DEFAULT_FEATURE for name in feature_names(self.spec.attention)}
+        fixed = {name: DEFAULT_FEATURE for name in feature_names(self.spec.interface)}
         fixed |= {n: size for n, size in {**self.sizes, **(sizes or {})}.items() if n in fixed}
         return self.made(
             Request(tuple(fixed.items()), half, target or self._default_target(), short)
@@ -258,7 +271,8 @@ class Kernel:
         if (key is None and all(map(_dense, values))) or any(map(_fake, values)):
             return self.operators.call(values)
         call = self.checker.check(values)
-        if any(getattr(values[i], "requires_grad", False) for i in self.floats):
+        wanted = any(getattr(values[i], "requires_grad", False) for i in self.floats)
+        if wanted and has_gradient(self.spec.attention):
             start = partial(self._start, call)
             switch = Switch(self.operators, self._scalars, start)
             if key is not None:
@@ -274,7 +288,7 @@ class Kernel:
         boundaries = self.boundaries(call, values)
         request = None if call.empty else self.request_of(call)
         if request is None:
-            entry: Entry = partial(self._empty, call)
+            entry: Entered = partial(self._empty, call)
             descriptors = False
         else:
             if request not in self._made:
@@ -285,11 +299,13 @@ class Kernel:
         return plan, self.run_first(plan, request, values)
 
     def _empty(self, call: Call, *values: Any) -> tuple[Any, ...]:
+        from attngen.runtime.empty import empty_results  # noqa: PLC0415 - rarely needed
+
         return empty_results(self.spec.attention, call, values)
 
     def boundaries(self, call: Call, values: Sequence[Any]) -> tuple[tuple[int, str, int], ...]:
         """Tensors of sequence boundaries and how they must end; what they hold is looked at."""
-        found = packed_boundaries(self.spec.attention, self.declared, values)
+        found = packed_boundaries(self.declared, values)
         if found:
             self._no_capture(call)
         for position, name, total in found:
@@ -315,7 +331,7 @@ class Kernel:
     def plan(
         self,
         call: Call,
-        entry: Entry,
+        entry: Entered,
         values: Sequence[Any],
         boundaries: tuple[tuple[int, str, int], ...],
         descriptors: bool,
@@ -354,7 +370,7 @@ class Kernel:
         self._plans[key] = plan
 
     def _default_target(self) -> Target:
-        named = self.spec.attention.targets
+        named = self.spec.interface.targets
         return self.target or find_target(named[0] if named else DEFAULT_TARGET)
 
     def _shown(self) -> Specialisation:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from attngen.core.diagnostics import CallError, Diagnostic
-from attngen.ir.attention import Attention, Tensor
+from attngen.ir.attention import Tensor
 from attngen.runtime.checks import Call
 from attngen.runtime.scalars import Scalar
 
@@ -90,7 +90,7 @@ def align(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def packed_boundaries(
-    attention: Attention, declared: Sequence[Tensor], values: Sequence[Any]
+    declared: Sequence[Tensor], values: Sequence[Any]
 ) -> tuple[tuple[int, str, int], ...]:
     """(position, name, number of tokens) of each tensor of sequence boundaries."""
     names = [tensor.name for tensor in declared]

@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Tensor
-from attngen.runtime.autograd import Differentiated, shapes
+from attngen.runtime.autograd import Differentiated, has_gradient, shapes
 from attngen.runtime.checks import Call
-from attngen.runtime.empty import result_shape
 from attngen.runtime.fingerprint import digest
 
 if TYPE_CHECKING:
     from attngen.runtime.kernel import Kernel
 
+Value = TypeVar("Value")
 _LOCK = threading.Lock()
 
 
@@ -37,6 +37,7 @@ class Operators:
         self.floats, self.count = kernel.floats, len(kernel.outputs)
         self.scalars = tuple(_number(t) if t.is_scalar else None for t in kernel.declared)
         self.ready = _definer(kernel)
+        self.trains = _constant(lambda: has_gradient(kernel.spec.attention))
 
     def call(self, values: Sequence[Any]) -> Any:
         """The result, or the tuple of results, with gradients where they are wanted."""
@@ -45,7 +46,7 @@ class Operators:
             for v, kind in zip(values, self.scalars, strict=True)
         ]
         wanted = False
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and self.trains():
             for i in self.floats:
                 wanted = wanted or tensors[i].requires_grad
         results = self.operator("_training" if wanted else "")(*tensors)
@@ -72,9 +73,13 @@ def _definer(kernel: Kernel) -> Callable[[], str]:
             made.append(name)
         return made[0]
 
-    # what torch.compiler.assume_constant_result does, which takes a second to import
-    ready._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return ready
+    return _constant(ready)
+
+
+def _constant(function: Callable[[], Value]) -> Callable[[], Value]:
+    """What torch.compiler.assume_constant_result does, which takes a second to import."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def _name(kernel: Kernel) -> str:
@@ -149,6 +154,8 @@ class _Fakes:
         return self.kernel.checker.check(shown)
 
     def _results(self, call: Call, values: Sequence[Any]) -> list[torch.Tensor]:
+        from attngen.runtime.empty import result_shape  # noqa: PLC0415 - only when traced
+
         made = []
         for _, e in self.attention.outputs:
             shape, dtype, device = result_shape(self.attention, call, values, e)
@@ -191,7 +198,7 @@ class _Formula:
 def _twice(ctx: Any, *gradients: Any) -> Any:
     message = "a kernel was differentiated twice, and there is no derivative of its backward"
     fix = "leave create_graph=True out, or use the formula in plain torch for this step"
-    raise CallError(Diagnostic("E519", message, help=fix))
+    raise CallError(Diagnostic("E522", message, help=fix))
 
 
 def _safe(name: str) -> str:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.core.dtype import Dtype
-from attngen.ir.attention import Attention, Tensor
-from attngen.ir.expr import COMPARE, Binary, Const, Expr, Index, Load, children
-from attngen.ir.walk import walk
+from attngen.ir.attention import Tensor
 from attngen.runtime.bind import expectation, found
+from attngen.runtime.interface import Interface
 
 FAR = 1 << 30  # no position comes near, and sums of two such numbers stay in 32 bits
 RANGES = {Dtype.I8: 7, Dtype.I32: 31, Dtype.I64: 63}
@@ -67,44 +65,6 @@ class Scalar:
         return CallError(Diagnostic("E513", f"{name}: {text} is no {dtype} to work with", help=fix))
 
 
-def scalars(attention: Attention) -> dict[str, Scalar]:
+def scalars(interface: Interface) -> dict[str, Scalar]:
     """The run-time scalars of a spec by name."""
-    lone = lone_scalars(attention)
-    return {t.name: Scalar(t, t.name in lone) for t in attention.tensors if t.is_scalar}
-
-
-def lone_scalars(attention: Attention) -> frozenset[str]:
-    """Whole-number scalars that only shift one side of comparisons of positions in the mask.
-
-    In `q_pos - kv_idx < window` any window of 2**30 or more keeps the same elements, because
-    positions are smaller; with a factor, a division or a second scalar that would not hold.
-    """
-    outputs = [e for _, e in attention.outputs]
-    elsewhere = {name for e in walk(*outputs) if (name := _scalar(e))}
-    mask = [attention.mask] if attention.mask is not None else []
-    good: set[str] = set()
-    bad = set(elsewhere)
-    for e in walk(*mask):
-        if isinstance(e, Binary) and e.op in COMPARE:
-            mentioned = {name for x in walk(e) if (name := _scalar(x))}
-            shifts = [*_terms(e.a), *_terms(e.b)]
-            simple = all(isinstance(x, Const | Index) or _scalar(x) for x in shifts)
-            (good if simple and len(mentioned) == 1 else bad).update(mentioned)
-    whole = {t.name for t in attention.tensors if t.dtype.is_integer}
-    return frozenset((good - bad) & whole)
-
-
-def _terms(e: Expr) -> Iterator[Expr]:
-    """The terms of a sum, through factors of -1."""
-    match e:
-        case Binary(op="add", a=a, b=b):
-            yield from _terms(a)
-            yield from _terms(b)
-        case Binary(op="mul", a=Const(value=-1), b=b):
-            yield from _terms(b)
-        case _:
-            yield e
-
-
-def _scalar(e: Expr) -> str | None:
-    return e.tensor if isinstance(e, Load) and not children(e) else None
+    return {t.name: Scalar(t, t.name in interface.lone) for t in interface.tensors if t.is_scalar}

@@ -6,18 +6,21 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target
 from attngen.ir.attention import Attention
-from attngen.ir.program import Program
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.fingerprint import digest, generator
+from attngen.runtime.interface import Interface
 from attngen.runtime.load import load_module
 from attngen.schedule.schedule import Schedule
+
+if TYPE_CHECKING:
+    from attngen.ir.program import Program
 
 Options = Mapping[str, "str | int | bool"]
 
@@ -37,12 +40,27 @@ class Request:
 
 @dataclass
 class Spec:
-    """A checked spec, the text it came from, and the options it is compiled with."""
+    """A checked spec (or what the cache knows of it), its text, and options for compiling it."""
 
     source: Source
     params: Mapping[str, int | float | bool]
-    attention: Attention
+    meaning: Attention | Interface
     options: Options
+
+    @cached_property
+    def interface(self) -> Interface:
+        """Its declarations."""
+        return self.meaning if isinstance(self.meaning, Interface) else Interface.of(self.meaning)
+
+    @cached_property
+    def attention(self) -> Attention:
+        """Its formulas; read from the text when only the declarations came from the cache."""
+        if not isinstance(self.meaning, Interface):
+            return self.meaning
+        from attngen.frontend import load  # noqa: PLC0415 - not needed on a hit
+        from attngen.runtime.support import require_supported  # noqa: PLC0415
+
+        return require_supported(load(self.source, self.params))
 
     @classmethod
     def of(cls, attention: Attention) -> Spec:

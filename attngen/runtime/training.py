@@ -107,6 +107,8 @@ def _backward_schedule(
 
     chosen = choose_backward(program, request.target)
     fixed: dict[str, Any] = {name: options[name] for name in EVERY_KERNEL if name in options}
+    if any(t.packed for t in program.attention.tensors):
+        fixed.pop("loads", None)  # the schedule knows why these need pointers
     return replace(
         chosen,
         rows=replace(chosen.rows, **fixed),

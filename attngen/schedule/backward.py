@@ -1,7 +1,8 @@
 """Schedules of the backward kernels.
 
-Measured on an H200 (docs/backward.md): 64 x 64 tiles, four warps, two stages over queries, three over
-keys for rows of 128 columns; wider rows take smaller tiles so that the accumulators stay in registers.
+Measured on an H200 (docs/backward.md): 64 x 64 tiles, four warps, two stages over queries, three
+over keys for rows of 128 columns; wider rows take smaller tiles, so that the accumulators stay in
+registers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from attngen.core.target import Target
 from attngen.ir.program import Program
+from attngen.passes.score import split_score
 from attngen.schedule.choose import choose
 from attngen.schedule.cost import footprint
 from attngen.schedule.schedule import Schedule
@@ -33,6 +35,12 @@ _ROWS = (
 )
 
 
+def plain_scores(program: Program) -> bool:
+    """Whether every score is a multiple of one product plus terms of rows and columns."""
+    parts = [split_score(c.score) for c in program.online.classes]
+    return bool(parts) and all(p.dot is not None and p.rest is None for p in parts)
+
+
 def choose_backward(program: Program, target: Target) -> BackwardSchedule:
     """Tiles by the width of all rows a program holds at once."""
     forward = choose(program, target)
@@ -40,9 +48,19 @@ def choose_backward(program: Program, target: Target) -> BackwardSchedule:
     wide = 2 if any(t.dtype.bytes == 4 for t in program.attention.tensors if t.is_stream) else 1
     width = max(found.query_width, found.accumulator_width, found.key_bytes // 4) * wide
     _, q, k, warps = next(row for row in _ROWS if width <= row[0] or row is _ROWS[-1])
-    base = replace(forward, max_registers=None, form="tile", warps=warps, loops="split")
+    # a descriptor would hand a tile the rows of the next packed sequence; pointers are masked
+    packed = any(t.packed for t in program.attention.tensors)
+    loads = "pointer" if packed else forward.loads
+    base = replace(
+        forward, loads=loads, max_registers=None, form="tile", warps=warps, loops="split"
+    )
+    queries = replace(
+        base, block_q=q[0], block_k=q[1], stages=3 if warps == 4 and q[0] == 64 else 1
+    )
+    if width <= 128 and not plain_scores(program):
+        queries = replace(base, block_q=128, block_k=64, warps=8, stages=3)
     return BackwardSchedule(
         replace(base, block_q=64, block_k=16, warps=4, stages=1),
-        replace(base, block_q=q[0], block_k=q[1], stages=3 if warps == 4 and q[0] == 64 else 1),
+        queries,
         replace(base, block_q=k[0], block_k=k[1], stages=2 if warps == 4 and k[0] == 64 else 1),
     )

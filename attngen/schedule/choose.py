@@ -76,8 +76,14 @@ def _tile(program: Program, found: Footprint, target: Target, start: Schedule) -
 
 def at(point: Point, start: Schedule) -> Schedule:
     """The schedule of a point, with the loads and the precision of another."""
-    return replace(start, block_q=point.block_q, block_k=point.block_k, warps=point.warps,
-                   stages=point.stages, max_registers=point.max_registers)  # fmt: skip
+    return replace(
+        start,
+        block_q=point.block_q,
+        block_k=point.block_k,
+        warps=point.warps,
+        stages=point.stages,
+        max_registers=point.max_registers,
+    )
 
 
 def _start(program: Program, found: Footprint, target: Target, precision: str) -> Schedule:

@@ -99,9 +99,17 @@ class Expressions:
 
     def _unsupported(self, node: python.expr, span: Span) -> SpecError:
         kind = type(node).__name__
-        known = {"Lambda": "lambda", "ListComp": "a list", "List": "a list", "Await": "await",
-                 "JoinedStr": "text", "Constant": "text", "NamedExpr": ":=", "Dict": "a dict",
-                 "BinOp": "this operator"}  # fmt: skip
+        known = {
+            "Lambda": "lambda",
+            "ListComp": "a list",
+            "List": "a list",
+            "Await": "await",
+            "JoinedStr": "text",
+            "Constant": "text",
+            "NamedExpr": ":=",
+            "Dict": "a dict",
+            "BinOp": "this operator",
+        }
         return refused(
             "E016",
             f"`{known.get(kind, kind.lower())}` is no expression of a formula",
@@ -137,8 +145,13 @@ class Expressions:
         parts: list[ast.Expression] = []
         for a, op, b in zip(sides, node.ops, sides[1:], strict=False):
             if type(op) not in _COMPARE:
-                raise refused("E016", "`in` and `is` compare objects, not numbers", span,
-                              "no comparison of numbers", "write `==`")  # fmt: skip
+                raise refused(
+                    "E016",
+                    "`in` and `is` compare objects, not numbers",
+                    span,
+                    "no comparison of numbers",
+                    "write `==`",
+                )
             parts.append(ast.Binary(_COMPARE[type(op)], a, b, a.span.to(b.span)))
         return _joined("and", parts)
 
@@ -167,8 +180,13 @@ class Expressions:
         spelled = span.text
         value, found = _reached(node, self.text.names)
         if not found:
-            raise refused("E018", f"`{spelled}` is not known here", span, "no such number",
-                          "bind it to a name outside of the function")  # fmt: skip
+            raise refused(
+                "E018",
+                f"`{spelled}` is not known here",
+                span,
+                "no such number",
+                "bind it to a name outside of the function",
+            )
         return self._python(spelled, value, span)
 
     # --- calls ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 import pytest
-from cache_entries import ENTRY, KEY
 
 from attngen.runtime.cache import Cache
+from tests.cache.cache_entries import ENTRY, KEY
 
 
 @pytest.fixture

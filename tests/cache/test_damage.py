@@ -7,9 +7,9 @@ import socket
 import warnings
 
 import pytest
-from cache_entries import ENTRY, KEY
 
 from attngen.runtime.cache import HEADER, MAGIC, Cache, CacheWarning, Entry, pack, unpack
+from tests.cache.cache_entries import ENTRY, KEY
 
 
 def test_an_entry_comes_back_from_disk(stored, folder):

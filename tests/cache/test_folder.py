@@ -7,11 +7,11 @@ import time
 import warnings
 
 import pytest
-from cache_entries import ENTRY, KEY
 
 from attngen.runtime import cache as module
 from attngen.runtime.cache import Cache, CacheWarning, Entry
 from attngen.runtime.settings import cache_folder
+from tests.cache.cache_entries import ENTRY, KEY
 
 
 def quiet_put(cache):

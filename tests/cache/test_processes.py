@@ -8,11 +8,11 @@ import sys
 import time
 
 import pytest
-from cache_entries import KEY
 
 from attngen.core.resources import PACKAGE
 from attngen.runtime import cache as module
 from attngen.runtime.cache import Cache, Entry, unpack
+from tests.cache.cache_entries import KEY
 
 WRITER = """
 import random, sys

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from attngen.reference.tolerance import compare
 from tests.differential.harness import SMALL, call, device, example, inputs, kernel, problems
 
 PLAIN = """attention plain {
@@ -61,11 +60,10 @@ def equal(got, want) -> None:
 
 
 def close(made, tensors, got, want) -> None:
-    """Equal within the matched rule: both against float64, and each other's rounding."""
+    """Right by the formula, and apart by no more than two roundings of weights (2**-10 each)."""
     assert not problems(made, tensors, torch.float16)
     for a, b in zip(got, want, strict=True):
-        kind = "lse" if a.dim() == 3 else "out"
-        assert compare(a, b.double(), b.float(), kind, torch.float16), (a - b).abs().max()
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)
 
 
 def permuted_batch_and_heads() -> None:

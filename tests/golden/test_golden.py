@@ -1,7 +1,10 @@
 """The checked-in kernels are what the compiler prints today, and are fit to be read."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,19 @@ def test_regenerating_changes_nothing():
     files = golden_files(sorted((ROOT / "examples").glob("*.attn")))
     assert len(files) >= 16, "forward kernels of the supported examples"
     assert changed_files(GENERATED, files) == [], "run `make golden` and look at the difference"
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_a_kernel_does_not_depend_on_the_hashes_of_a_process(seed):
+    run = subprocess.run(
+        [sys.executable, "-m", "attngen", "regenerate", "--check"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=lambda p: p.stem)

@@ -4,11 +4,11 @@ import bisect
 import functools
 
 import numpy as np
-from bounds_reader import attention, dense
 
 from attngen.passes.bounds import analyse_formula
 from attngen.passes.counts import disjoint, tile_loops
 from attngen.passes.mask_formula import mask_formula
+from tests.laws.bounds_reader import attention, dense
 
 
 class Strict:

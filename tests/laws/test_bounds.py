@@ -4,13 +4,13 @@ import zlib
 
 import numpy as np
 import pytest
-from bounds_check import Analysed, check
-from bounds_corpus import BITS, MASKS, SORTED, UNEQUAL, data
-from bounds_random import mask, needs_equal_lengths
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attngen.ir.index import FALSE
+from tests.laws.bounds_check import Analysed, check
+from tests.laws.bounds_corpus import BITS, MASKS, SORTED, UNEQUAL, data
+from tests.laws.bounds_random import mask, needs_equal_lengths
 
 CASES = [(name, True) for name in MASKS] + [(name, False) for name in UNEQUAL]
 TRIALS = 6

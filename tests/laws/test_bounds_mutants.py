@@ -2,16 +2,16 @@
 
 import dataclasses
 
-import bounds_check
 import numpy as np
 import pytest
-from bounds_corpus import BITS, MASKS, SORTED, data
 
 from attngen.ir import index_build
 from attngen.ir.index import TRUE, Le, of
 from attngen.passes import bounds, extremes, isolate, mask_formula, ranges, tile_test
 from attngen.passes.clauses import Expansion
 from attngen.passes.facts import Facts
+from tests.laws import bounds_check
+from tests.laws.bounds_corpus import BITS, MASKS, SORTED, data
 
 
 def _without(field):

@@ -126,7 +126,9 @@ class Binder:
             out.append(name)
         return out
 
-    def chunk_texts(self, e: Expr, reduced: Mapping[Expr, Sequence[str]] | None = None) -> list[str]:
+    def chunk_texts(
+        self, e: Expr, reduced: Mapping[Expr, Sequence[str]] | None = None
+    ) -> list[str]:
         """The text of a row-valued expression, chunk by chunk; numbers in it must be printable."""
         below = set(walk(e))
         reduced = {x: texts for x, texts in (reduced or {}).items() if x in below}
@@ -178,7 +180,9 @@ def _tile_dot(name: str, a: list[str], b: list[str], precision: str) -> list[str
 
 
 def _flat_dot(name: str, a: list[str], b: list[str]) -> list[str]:
-    parts = [f"tl.sum({x}.to(tl.float32) * {y}.to(tl.float32), 1)" for x, y in zip(a, b, strict=True)]
+    parts = [
+        f"tl.sum({x}.to(tl.float32) * {y}.to(tl.float32), 1)" for x, y in zip(a, b, strict=True)
+    ]
     return [f"{name} = {' + '.join(parts)}"]
 
 

@@ -9,11 +9,13 @@ from attngen.backend.templates import render
 from attngen.backend.triton.context import Context
 from attngen.backend.triton.forward import Forward
 from attngen.backend.triton.names import Names
-from attngen.backend.triton.outputs import Outputs
+from attngen.backend.triton.outputs import Outputs, exact_numbers
+from attngen.backend.triton.pieces import device_kernel, kernel_piece, launch_lines, stage_piece
 from attngen.backend.triton.split import Merge, Split, Stored, can_split
 from attngen.backend.triton.tensors import Parameters
 from attngen.backend.triton.text import call
 from attngen.backend.triton.view import Stage
+from attngen.backend.triton.wrap import wrap_fact, wrap_source
 from attngen.core.target import Target
 from attngen.ir.expr import Side
 from attngen.ir.program import Program
@@ -23,6 +25,7 @@ from attngen.schedule.schedule import Schedule
 TORCH_PARTS = {"fp32": "torch.float32", "i32": "torch.int32", "i64": "torch.int64"}
 LEAST_PART = 512  # keys a part should have at least
 PROGRAMS_PER_SM = 2
+MERGE_WARPS, MERGE_STAGES = 4, 2
 
 
 def emit(program: Program, schedule: Schedule, target: Target) -> Emitted:
@@ -48,66 +51,31 @@ class _File:
         host_lines: list[str],
         descriptors: bool,
     ) -> str:
-        return render(
-            "triton/forward.py.j2",
-            title=f"{self.program.attention.name}, forward, {self.target.name}: by attngen.",
-            spec=spec_text(self.program.attention).strip(),
-            facts=[f"Schedule: {self.schedule.describe()}"],
-            descriptors=descriptors,
-            helpers=render(
-                "triton/helpers.py.j2",
-                helpers=helpers,
-                tanh_approx=self.target.tanh_approx and not forward.facts.wide,
-            ),
-            stages=[self._stage(s) for s in stages],
-            block_k=self.schedule.block_k,
-            kernels=kernels,
-            host_signature=call(f"def {self.entry}", self._arguments(), ":"),
-            host_lines=host_lines,
+        return wrap_source(
+            render(
+                "triton/forward.py.j2",
+                title=f"{self.program.attention.name}, forward, {self.target.name}: by attngen.",
+                spec=spec_text(self.program.attention).strip(),
+                facts=[wrap_fact(f"Schedule: {self.schedule.describe()}")],
+                descriptors=descriptors,
+                helpers=render(
+                    "triton/helpers.py.j2",
+                    helpers=helpers,
+                    tanh_approx=self.target.tanh_approx
+                    and not forward.facts.wide
+                    and not exact_numbers(self.program.online),
+                ),
+                stages=[stage_piece(s) for s in stages],
+                block_k=self.schedule.block_k,
+                kernels=kernels,
+                host_signature=call(f"def {self.entry}", self._arguments(), ":"),
+                host_lines=host_lines,
+            )
         )
 
-    def _stage(self, s: Stage) -> dict[str, str]:
-        flag = ["PARTIAL: tl.constexpr"] if s.flagged else []
-        signature = call(f"def {s.name}", [*s.parameters, *flag], ":")
-        return {"signature": signature, "body": s.body, "any_kept_function": s.any_kept_function}
-
-    def _kernel(
-        self, name: str, doc: str, body: str, table: Parameters, parameters: list[str]
-    ) -> dict[str, str]:
-        free = [
-            p
-            for p in parameters
-            if table.table[p].type in ("i32", "i64") and not table.table[p].specialised
-        ]
-        return {
-            "decorator": decorator(free),
-            "signature": call(f"def {name}", parameters, ":"),
-            "doc": doc,
-            "body": body,
-        }
-
-    def _device(
-        self, name: str, table: Parameters, parameters: list[str], warps: int, stages: int
-    ) -> DeviceKernel:
-        return DeviceKernel(
-            name,
-            {p: table.table[p].type for p in parameters},
-            {},
-            tuple(p for p in parameters if table.table[p].specialised),
-            warps,
-            stages,
-            self.schedule.max_registers,
-        )
-
-    def _launch(
-        self, name: str, grid: str, table: Parameters, parameters: list[str], options: list[str]
-    ) -> list[str]:
-        lines = []
-        for p in parameters:
-            if table.table[p].descriptor:
-                lines += lines_of(call(f"{p} = TensorDescriptor", table.table[p].descriptor, "", 4))
-        arguments = [table.table[p].host for p in parameters]
-        return lines + lines_of(call(f"{name}[{grid}]", arguments + options, "", 4))
+    def _device(self, name: str, table: Parameters, parameters: list[str]) -> DeviceKernel:
+        s = self.schedule
+        return device_kernel(name, table, parameters, s.warps, s.stages, s.max_registers)
 
     def _options(self, warps: int, stages: int) -> list[str]:
         options = [f"num_warps={warps}", f"num_stages={stages}"]
@@ -137,11 +105,11 @@ class _TileFile(_File):
             forward,
             forward.printer.helpers,
             stages,
-            [self._kernel(name, doc, body, table, parameters)],
+            [kernel_piece(name, doc, body, table, parameters)],
             self._host(forward, name, parameters),
             any(table.table[p].descriptor for p in parameters),
         )
-        kernel = self._device(name, table, parameters, self.schedule.warps, self.schedule.stages)
+        kernel = self._device(name, table, parameters)
         return Emitted(source, self.entry, tuple(self._arguments()), self._outputs(), (kernel,))
 
     def _host(self, f: Forward, name: str, parameters: list[str]) -> list[str]:
@@ -162,7 +130,7 @@ class _TileFile(_File):
                 "heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)",
             ]
         options = self._options(self.schedule.warps, self.schedule.stages)
-        lines += self._launch(name, grid, f.parameters, parameters, options)
+        lines += launch_lines(name, grid, f.parameters, parameters, options)
         return [*lines, _returned(f.outputs)]
 
     def _key_bytes(self, f: Forward) -> int:
@@ -185,14 +153,14 @@ class _SplitFile(_File):
         merge_body, merge_parameters = merge.merge_kernel(step, stored)
         name, merge_name = f"{self.entry}_split", f"{self.entry}_merge"
         kernels = [
-            self._kernel(
+            kernel_piece(
                 name,
                 "One part of the keys for the queries of one group of heads.",
                 body,
                 split.parameters,
                 parameters,
             ),
-            self._kernel(
+            kernel_piece(
                 merge_name,
                 "One query of one head: merges its parts and finishes the row.",
                 merge_body,
@@ -210,10 +178,15 @@ class _SplitFile(_File):
             any(table[p].descriptor for p in parameters),
         )
         devices = (
-            self._device(
-                name, split.parameters, parameters, self.schedule.warps, self.schedule.stages
+            self._device(name, split.parameters, parameters),
+            device_kernel(
+                merge_name,
+                merge.parameters,
+                merge_parameters,
+                MERGE_WARPS,
+                MERGE_STAGES,
+                self.schedule.max_registers,
             ),
-            self._device(merge_name, merge.parameters, merge_parameters, 4, 2),
         )
         return Emitted(source, self.entry, tuple(self._arguments()), self._outputs(), devices)
 
@@ -242,13 +215,16 @@ class _SplitFile(_File):
             shape = f"(rows, splits, {s.block})" if s.block else "(rows, splits)"
             query = merge.outputs.query.name
             lines.append(
-                f"{s.name}_parts = torch.empty({shape}, dtype={TORCH_PARTS[s.dtype]}, "
-                f"device={query}.device)"
+                f"{s.name}_parts = {query}.new_empty({shape}, dtype={TORCH_PARTS[s.dtype]})"
             )
         options = self._options(self.schedule.warps, self.schedule.stages)
-        lines += self._launch(first[0], "(splits, places)", split.parameters, first[1], options)
-        lines += self._launch(
-            second[0], "(rows,)", merge.parameters, second[1], ["num_warps=4", "num_stages=2"]
+        lines += launch_lines(first[0], "(splits, places)", split.parameters, first[1], options)
+        lines += launch_lines(
+            second[0],
+            "(rows,)",
+            merge.parameters,
+            second[1],
+            [f"num_warps={MERGE_WARPS}", f"num_stages={MERGE_STAGES}"],
         )
         return [*lines, _returned(merge.outputs)]
 
@@ -256,14 +232,3 @@ class _SplitFile(_File):
 def _returned(outputs: Outputs) -> str:
     names = ", ".join(r.name for r in outputs.results)
     return f"return ({names},)" if len(outputs.results) == 1 else f"return {names}"
-
-
-def decorator(free: list[str]) -> str:
-    if not free:
-        return "@triton.jit"
-    head = "@triton.jit(do_not_specialize="
-    return call(head, [f'"{p}"' for p in free], "", 0).replace("=(", "=[", 1)[:-1] + "])"
-
-
-def lines_of(text: str) -> list[str]:
-    return text.split("\n    ")

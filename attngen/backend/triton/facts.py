@@ -69,10 +69,9 @@ class Facts:
         row = self.program.mask.forward.row
         if self.program.online.mask is None or not row:
             return True
-        length, ends = ix.var("kv_len"), [r.hi for r in row]
+        length = ix.var("kv_len")
         # a search stops at kv_len, but the equality it stands for may hold past it
-        clipped = [x for e in ends for x in ix.walk(e) if isinstance(x, ix.FirstGe | ix.Extreme)]
-        return length in ends or any(isinstance(x, ix.FirstGe) or length in x.args for x in clipped)
+        return any(x is length or isinstance(x, ix.FirstGe) for r in row for x in ix.walk(r.hi))
 
     @property
     def skip(self) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from attngen.backend.triton.binder import Binder
-from attngen.backend.triton.printer import ADD, ATOM, LN2, LOG2E
+from attngen.backend.triton.printer import ADD, LN2, LOG2E
 from attngen.backend.triton.shape import ROW
 from attngen.backend.triton.step import Step
 from attngen.ir import build
-from attngen.ir.expr import Binary, Expr, Reduced
+from attngen.ir.expr import Binary, Expr, Reduced, children
 from attngen.ir.online import OnlinePlan
 from attngen.ir.walk import walk
 
@@ -47,7 +47,7 @@ class Finish:
         return [x for x in walk(*roots) if isinstance(x, Reduced)]
 
     def _count(self, r: Expr) -> int:
-        return sum(1 for _, e in self.plan.outputs for x in walk(e) if r in _args(x)) + sum(
+        return sum(1 for _, e in self.plan.outputs for x in walk(e) if r in children(x)) + sum(
             r is e for _, e in self.plan.outputs
         )
 
@@ -93,7 +93,9 @@ class Finish:
         texts = []
         for name in a.names:
             divisor = " / ".join(
-                self.binder.printer.frame.spread_row(b) if r.width is not None and self._has_rows() else b
+                self.binder.printer.frame.spread_row(b)
+                if r.width is not None and self._has_rows()
+                else b
                 for b in below
             )
             texts.append(f"{name} / {divisor}" if below else name)
@@ -102,10 +104,16 @@ class Finish:
         elif self._only_result(r):
             self._moments[r] = texts
         else:
-            wish = a.names[0].removeprefix("acc_").removeprefix("sum_") if len(a.names) == 1 else "mean"
+            wish = (
+                a.names[0].removeprefix("acc_").removeprefix("sum_")
+                if len(a.names) == 1
+                else "mean"
+            )
             out = []
             for i, text in enumerate(texts):
-                name = self.binder.names.take(f"{wish}_bar" if len(texts) == 1 else f"{wish}_bar_{i}")
+                name = self.binder.names.take(
+                    f"{wish}_bar" if len(texts) == 1 else f"{wish}_bar_{i}"
+                )
                 self.lines.append(f"{name} = {text}")
                 out.append(name)
             self._moments[r] = out
@@ -116,7 +124,9 @@ class Finish:
         return bool(self.binder.printer.frame.rows.value)
 
     def _only_result(self, r: Reduced) -> bool:
-        return r.width is not None and any(e is r for _, e in self.plan.outputs) and self._uses[r] == 1
+        return (
+            r.width is not None and any(e is r for _, e in self.plan.outputs) and self._uses[r] == 1
+        )
 
     def _tops(self, r: Reduced) -> None:
         t = next(t for t in self._step.tops if t.index == r.index)
@@ -132,12 +142,16 @@ class Finish:
 
     def output(self, e: Expr) -> list[str]:
         """Text of a result, one per chunk of its feature axis."""
-        if e.feature is None or any(isinstance(x, Reduced) and x.what in ("values", "indices") for x in walk(e)):
+        if e.feature is None or any(
+            isinstance(x, Reduced) and x.what in ("values", "indices") for x in walk(e)
+        ):
             self._numbers(e)
             return [self.binder.printer.text(e)]
         self.binder.note_rows(e)
         self._numbers(e)
-        inside = {x: self._moments[x] for x in walk(e) if x.feature is not None and x in self._moments}
+        inside = {
+            x: self._moments[x] for x in walk(e) if x.feature is not None and x in self._moments
+        }
         return self.binder.chunk_texts(e, inside)
 
     def _numbers(self, e: Expr) -> None:
@@ -146,12 +160,3 @@ class Finish:
         for x in walk(e):
             if x.feature is None and not isinstance(x, Reduced):
                 self.binder.place(x, ROW)
-
-
-def _args(e: Expr) -> tuple[Expr, ...]:
-    from attngen.ir.expr import children
-
-    return children(e)
-
-
-__all__ = ["ATOM", "Finish"]

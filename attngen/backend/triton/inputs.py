@@ -8,7 +8,7 @@ false condition is never read outside its tensor.
 from __future__ import annotations
 
 from attngen.backend.triton.names import Names
-from attngen.backend.triton.printer import ADD, ATOM, Printer
+from attngen.backend.triton.printer import ATOM, Printer
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
 from attngen.backend.triton.tensors import POINTER, Parameters, Sizes
 from attngen.core.dtype import Dtype
@@ -24,8 +24,15 @@ _SCALARS = {Dtype.I32: "i32", Dtype.I64: "i64", Dtype.F32: "fp32", Dtype.BOOL: "
 class Inputs:
     """Prints loads of captured tensors."""
 
-    def __init__(self, attention: Attention, parameters: Parameters, names: Names, sizes: Sizes) -> None:
-        self.attention, self.parameters, self.names, self.sizes = attention, parameters, names, sizes
+    def __init__(
+        self, attention: Attention, parameters: Parameters, names: Names, sizes: Sizes
+    ) -> None:
+        self.attention, self.parameters, self.names, self.sizes = (
+            attention,
+            parameters,
+            names,
+            sizes,
+        )
         self.base_lines: list[str] = []
         self._bases: dict[tuple[str, str], str] = {}
         for t in attention.tensors:
@@ -46,12 +53,11 @@ class Inputs:
         base, moving = self._split(t, e, printer)
         cells = " + ".join([base, *moving])
         mask = _mask(shape, printer)
-        other = ', other=float("-inf")' if False else ", other=0"
-        text = f"tl.load({cells}{mask + other if mask else ''})"
+        text = f"tl.load({cells}{mask + ', other=0' if mask else ''})"
         return f"{text}.to(tl.float32)" if t.dtype in (Dtype.F16, Dtype.BF16) else text
 
     def _split(self, t: Tensor, e: Load, printer: Printer) -> tuple[str, list[str]]:
-        """Base pointer (terms that are scalars) and the moving terms, spread to the shape of the load."""
+        """Base pointer (terms that are scalars) and moving terms, spread to the load's shape."""
         shape = printer.frame.shape(e)
         fixed, moving = [], []
         for i, index in enumerate(e.index):
@@ -61,8 +67,7 @@ class Inputs:
                 if not isinstance(index, Const) or index.value:
                     fixed.append(self._times_stride(t, i, text))
             else:
-                atom = text if text.isidentifier() or text.endswith(")") else f"({text})"
-                term = self._times_stride(t, i, atom)
+                term = self._times_stride(t, i, _atom(text))
                 spread = printer.frame.spread(f"({term})" if " " in term else term, own, shape)
                 moving.append(spread)
         return self._base(t, fixed), moving
@@ -77,8 +82,11 @@ class Inputs:
         size = t.axes[i].size
         if size is not None and low >= 0 and high <= size - 1:
             return printer.text(index, ATOM)
-        last = str(size - 1) if size is not None else self.parameters.add(
-            f"{t.name}_size_{i}", "i32", f"{t.name}.shape[{i}]") + " - 1"  # fmt: skip
+        last = (
+            str(size - 1)
+            if size is not None
+            else self.parameters.add(f"{t.name}_size_{i}", "i32", f"{t.name}.shape[{i}]") + " - 1"
+        )
         return f"tl.minimum(tl.maximum({printer.text(index)}, 0), {last})"
 
     def _times_stride(self, t: Tensor, i: int, text: str) -> str:
@@ -87,7 +95,7 @@ class Inputs:
         stride = self.parameters.add(f"{t.name}_stride_{i}", "i32", f"{t.name}.stride({i})")
         if text.isdecimal():  # a literal has no .to
             return f"{text} * {stride}"
-        return f"{text if text.isidentifier() or text.endswith(')') else f'({text})'}.to(tl.int64) * {stride}"
+        return f"{_atom(text)}.to(tl.int64) * {stride}"
 
     def _base(self, t: Tensor, fixed: list[str]) -> str:
         pointer = self.parameters.add(f"{t.name}_ptr", f"*{POINTER[t.dtype]}", t.name, True)
@@ -103,28 +111,38 @@ class Inputs:
     def address(self, tensor: str, index: tuple[str, ...]) -> str:
         """Pointer to an element, or to a row when the last index is left out."""
         t = self.attention.tensor(tensor)
-        lead = [self._times_stride(t, i, text) for i, text in enumerate(index[: len(t.axes) - 1]) if text != "0"]
+        lead = [
+            self._times_stride(t, i, text)
+            for i, text in enumerate(index[: len(t.axes) - 1])
+            if text != "0"
+        ]
         base = self._base(t, lead)
         return f"{base} + {index[-1]}" if len(index) == len(t.axes) else base
 
     def element(self, e: ix.Element, index: tuple[str, ...]) -> str:
         """One element as an i32 scalar."""
         text = f"tl.load({self.address(e.tensor, index)})"
-        return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        return (
+            text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        )
 
     def row_element(self, e: ix.Element, index: tuple[str, ...]) -> str:
         """One element per row of the tile (its last index moves), or a scalar."""
         if "q" not in e.names:
             return self.element(e, index)
         text = f"tl.load({self.address(e.tensor, index)}, mask=inside, other=0)"
-        return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        return (
+            text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        )
 
     def column_element(self, e: ix.Element, index: tuple[str, ...]) -> str:
         """One element per key of the tile, or a scalar."""
         if "k" not in e.names:
             return self.element(e, index)
         text = f"tl.load({self.address(e.tensor, index)}, mask=live, other=0)"
-        return text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        return (
+            text if self.attention.tensor(e.tensor).dtype is Dtype.I32 else f"{text}.to(tl.int32)"
+        )
 
     def tile_extreme(
         self, e: ix.TileExtreme, begin: ix.Poly, end: ix.Poly, vector: str, inside: str
@@ -148,6 +166,10 @@ class Inputs:
         return " + ".join([base, *moving]), mask
 
 
+def _atom(text: str) -> str:
+    return text if text.isidentifier() or text.endswith(")") else f"({text})"
+
+
 def _mask(shape: str, printer: Printer) -> str:
     rows, columns = "inside", "(kv_idx < kv_len)"
     if shape == ROW:
@@ -158,6 +180,3 @@ def _mask(shape: str, printer: Printer) -> str:
         frame = printer.frame
         return f", mask={frame.spread(rows, ROW, TILE)} & {frame.spread(columns, COLUMN, TILE)}"
     return ""
-
-
-__all__ = ["ADD", "Inputs"]

@@ -1,9 +1,10 @@
-"""How tensors reach a kernel: which axes they have, and how a feature axis is cut into powers of two."""
+"""How tensors reach a kernel: their axes, and a feature axis cut into powers of two."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from attngen.ir.attention import Attention, Tensor
 from attngen.ir.expr import Dot, Expr, Extent, Reduced, Row, Side
@@ -15,7 +16,7 @@ LEAST = 16  # smallest contraction of a tensor-core product
 
 @dataclass(frozen=True)
 class Chunk:
-    """Columns [start, start + width) of a feature axis, held in a block of `block` >= width columns."""
+    """Columns [start, start + width) of a feature axis, held in `block` >= width columns."""
 
     start: int
     width: int
@@ -28,7 +29,7 @@ class Chunk:
 
 
 def cut(start: int, width: int) -> tuple[Chunk, ...]:
-    """Powers of two that cover `width` columns: one block, or two if that saves more than a quarter."""
+    """Powers of two that cover `width` columns: one block, or two if that saves over a quarter."""
     whole = max(LEAST, 1 << (width - 1).bit_length())
     largest = 1 << (width.bit_length() - 1)
     rest = width - largest
@@ -93,8 +94,7 @@ def cut_alike(together: Iterable[list[Row]]) -> Layout:
             first = min(r.start for r in own)
             last = max(r.start + size(r.width) for r in own)
             inside = [first, *(e for e in edges if first < e < last), last]
-            pairs = zip(inside, inside[1:], strict=False)
-            cuts[name] = tuple(c for a, b in pairs for c in cut(a, b - a))
+            cuts[name] = tuple(c for a, b in pairwise(inside) for c in cut(a, b - a))
     return Layout(cuts)
 
 

@@ -1,4 +1,4 @@
-"""Identifiers of a generated file: the user's own words where they are safe, never text of the spec."""
+"""Identifiers of a generated file: the user's words where safe, never text of the spec."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Names:
         self._used = set(RESERVED | taken)
 
     def take(self, wish: str) -> str:
-        """An identifier not handed out before: the wish, the wish with a number, or `v0`, `v1`, ..."""
+        """An identifier not handed out before: the wish, maybe numbered, or `v0`, `v1`, ..."""
         base = wish if _SAFE.fullmatch(wish) and not keyword.iskeyword(wish) else "v"
         name, count = base, 0
         while name in self._used or keyword.iskeyword(name):

@@ -1,4 +1,4 @@
-"""Results of a kernel: allocated by the host, stored row by row in the layout of the first query stream."""
+"""Results of a kernel: allocated by the host, stored by rows in the first query's layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from attngen.ir.online import OnlinePlan
 from attngen.ir.walk import walk
 
 _TORCH = {Dtype.F16: "torch.float16", Dtype.BF16: "torch.bfloat16", Dtype.F32: "torch.float32"}
-_POINTER = {"torch.float16": "fp16", "torch.bfloat16": "bf16", "torch.float32": "fp32", "torch.int64": "i64"}
+_POINTER = {
+    "torch.float16": "fp16",
+    "torch.bfloat16": "bf16",
+    "torch.float32": "fp32",
+    "torch.int64": "i64",
+}
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,14 @@ class Result:
 class Outputs:
     """Allocation and stores of all results."""
 
-    def __init__(self, attention: Attention, plan: OnlinePlan, sizes: Sizes, block_q: int,
-                 parameters: Parameters) -> None:  # fmt: skip
+    def __init__(
+        self,
+        attention: Attention,
+        plan: OnlinePlan,
+        sizes: Sizes,
+        block_q: int,
+        parameters: Parameters,
+    ) -> None:
         self.attention, self.sizes, self.block_q = attention, sizes, block_q
         self.query = side_tensors(attention, Side.QUERY)[0]
         self.results = [self._result(name, e) for name, e in plan.outputs]
@@ -41,7 +52,9 @@ class Outputs:
 
     def _result(self, name: str, e: Expr) -> Result:
         integer = e.kind == "int"
-        wide = any(isinstance(x, Row) or (isinstance(x, Reduced) and x.what == "moment") for x in walk(e))
+        wide = any(
+            isinstance(x, Row) or (isinstance(x, Reduced) and x.what == "moment") for x in walk(e)
+        )
         own = _TORCH[self.query.dtype] if e.feature is not None and wide else "torch.float32"
         width = None if e.feature is None else size(e.feature)
         return Result(name, e, width, "torch.int64" if integer else own)
@@ -50,18 +63,20 @@ class Outputs:
         """Host lines."""
         lines = []
         for r in self.results:
-            sizes = [self._size(role) for role, _ in self._axes()] + ([str(r.width)] if r.width else [])
-            comma = "," if len(sizes) == 1 else ""
-            lines.append(f"{r.name} = torch.empty(({', '.join(sizes)}{comma}), dtype={r.dtype}, device={self.query.name}.device)")
+            sizes = [self._size(role) for role, _ in self._axes()]
+            sizes += [str(r.width)] if r.width else []
+            shape = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+            lines.append(f"{r.name} = {self.query.name}.new_empty({shape}, dtype={r.dtype})")
         return lines
 
     def _axes(self) -> list[tuple[str, str]]:
-        """(role, size in the kernel) of the query's axes without the feature axis, in memory order."""
+        """(role, size in the kernel) of the query's axes but the feature axis, in memory order."""
         names = {"batch": "batch", "head": "heads", "position": "q_len"}
         return [(a.role, names[a.role]) for a in self.query.axes if a.role in names]
 
     def _size(self, role: str) -> str:
-        return {"batch": self.sizes.batch, "head": self.sizes.heads, "position": self.sizes.q_len}[role]
+        s = self.sizes
+        return {"batch": s.batch, "head": s.heads, "position": s.q_len}[role]
 
     def lines(self, finish: Finish, binder: Binder) -> list[str]:
         """Kernel lines that compute and store every result."""
@@ -81,7 +96,11 @@ class Outputs:
             name = binder.names.take(r.name if len(texts) == 1 else f"{r.name}_{i}")
             columns = f"tl.arange(0, {c.block})"
             at = columns if c.start == 0 else f"({c.start} + {columns})"
-            mask = f"inside[:, None] & ({columns} < {c.width})[None, :]" if c.padded else "inside[:, None]"
+            mask = (
+                f"inside[:, None] & ({columns} < {c.width})[None, :]"
+                if c.padded
+                else "inside[:, None]"
+            )
             lines.append(f"{name} = {self._value(text, r)}  # [queries, {r.width}]")
             lines.append(f"{name}_cells = {head} + {rows}[:, None] + {at}[None, :]")
             lines.append(f"tl.store({name}_cells, {name}, mask={mask})")
@@ -114,9 +133,22 @@ class Outputs:
             if role == "position":
                 packed = self.query.packed
                 text = "(q_start + q_idx)" if packed else "q_idx"
-                row = f"{text}.to(tl.int64) * ({' * '.join(inner)})" if len(inner) > 1 else (
-                    f"{text}.to(tl.int64) * {inner[0]}" if inner else text)  # fmt: skip
+                row = _times(text, inner)
             else:
                 index = "b" if role == "batch" else "h"
                 base.append(" * ".join([f"{index}.to(tl.int64)", *inner]) if inner else index)
         return " + ".join(base), row
+
+
+def exact_numbers(plan: OnlinePlan) -> bool:
+    """Whether a result is a number of a score (a top list, a mean), held to float32's precision."""
+    numbers = [e for _, e in plan.outputs if e.feature is None]
+    return bool(plan.tops) or any(not (isinstance(e, Reduced) and e.what == "lse") for e in numbers)
+
+
+def _times(position: str, inner: list[str]) -> str:
+    """A position times the sizes of the axes inside of it, in 64 bits."""
+    if not inner:
+        return position
+    size = inner[0] if len(inner) == 1 else f"({' * '.join(inner)})"
+    return f"{position}.to(tl.int64) * {size}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -40,11 +40,28 @@ OR, AND, COMPARE, ADD, MUL, UNARY, ATOM = range(7)
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
 _COMPARE = {"lt": "<", "le": "<=", "eq": "==", "ne": "!="}
-_CALLS = {"exp": "tl.exp", "exp2": "tl.exp2", "log": "tl.log", "log2": "tl.log2", "sqrt": "tl.sqrt",
-          "rsqrt": "tl.rsqrt", "sin": "tl.sin", "cos": "tl.cos", "sigmoid": "tl.sigmoid",
-          "floor": "tl.floor"}  # fmt: skip
-DTYPES = {"f16": "tl.float16", "bf16": "tl.bfloat16", "f32": "tl.float32", "f64": "tl.float64",
-          "i32": "tl.int32", "i64": "tl.int64", "i8": "tl.int8", "bool": "tl.int1"}  # fmt: skip
+_CALLS = {
+    "exp": "tl.exp",
+    "exp2": "tl.exp2",
+    "log": "tl.log",
+    "log2": "tl.log2",
+    "sqrt": "tl.sqrt",
+    "rsqrt": "tl.rsqrt",
+    "sin": "tl.sin",
+    "cos": "tl.cos",
+    "sigmoid": "tl.sigmoid",
+    "floor": "tl.floor",
+}
+DTYPES = {
+    "f16": "tl.float16",
+    "bf16": "tl.bfloat16",
+    "f32": "tl.float32",
+    "f64": "tl.float64",
+    "i32": "tl.int32",
+    "i64": "tl.int64",
+    "i8": "tl.int8",
+    "bool": "tl.int1",
+}
 
 
 @dataclass
@@ -52,7 +69,7 @@ class Printer:
     """Prints expressions over bound names.
 
     frame: shape of a tile; bound: expressions that already have a name in scope; load: prints an
-    element of an input; helpers: names of helper functions the text called (collected while printing).
+    element of an input; helpers: names of helper functions the text called, collected on the way.
     """
 
     frame: Frame
@@ -94,22 +111,40 @@ class Printer:
             case Binary():
                 return self._binary(e)
             case Where():
-                arms = ", ".join(self._operand(x, e, OR) for x in (e.condition, e.a, e.b))
-                return f"tl.where({arms})", ATOM
+                return self._where(e)
             case Cast():
                 return f"{self._tensor(e.x)}.to({DTYPES[e.dtype]})", ATOM
             case Uniform():
-                self.helpers.add("uniform")
-                seed = self.text(e.seed)
-                row = self.frame.spread("q_idx", ROW, TILE)
-                column = self.frame.spread("kv_idx", COLUMN, TILE)
-                return f"uniform({seed}, b, h, {row}, {column})", ATOM
-            case Row() | Dot() | Reduced() | Known() | Recomputed() | Hot():
-                raise unbound(e)
-            case Size() | Softmax() | Sum() | LogSumExp() | Top() | State() | Outer() | MatMul():
+                return self._uniform(e)
+            case (
+                Row()
+                | Dot()
+                | Reduced()
+                | Known()
+                | Recomputed()
+                | Hot()
+                | Size()
+                | Softmax()
+                | Sum()
+                | LogSumExp()
+                | Top()
+                | State()
+                | Outer()
+                | MatMul()
+            ):
                 raise unbound(e)
             case _:
                 assert_never(e)
+
+    def _where(self, e: Where) -> tuple[str, int]:
+        arms = ", ".join(self._operand(x, e, OR) for x in (e.condition, e.a, e.b))
+        return f"tl.where({arms})", ATOM
+
+    def _uniform(self, e: Uniform) -> tuple[str, int]:
+        self.helpers.add("uniform")
+        row = self.frame.spread("q_idx", ROW, TILE)
+        column = self.frame.spread("kv_idx", COLUMN, TILE)
+        return f"uniform({self.text(e.seed)}, b, h, {row}, {column})", ATOM
 
     def _const(self, e: Const) -> tuple[str, int]:
         value = e.value
@@ -130,7 +165,9 @@ class Printer:
             return f"{_CALLS[e.op]}({self._float(e.x)})", ATOM
         match e.op:
             case "not":
-                return f"~{self.text(e.x, ATOM)}" if e.x.kind == "bool" else f"{self.text(e.x, ADD)} == 0", UNARY
+                if e.x.kind == "bool":
+                    return f"~{self.text(e.x, ATOM)}", UNARY
+                return f"{self.text(e.x, ADD)} == 0", UNARY
             case "abs":
                 return f"tl.abs({self.text(e.x)})", ATOM
             case "recip":
@@ -156,7 +193,10 @@ class Printer:
                 return f"tl.{e.op}imum({a}, {b})", ATOM
             case "and" | "or":
                 sign, level = ("&", AND) if e.op == "and" else ("|", OR)
-                return f"{self._logical(e.a, e, level)} {sign} {self._logical(e.b, e, level + 1)}", level
+                return (
+                    f"{self._logical(e.a, e, level)} {sign} {self._logical(e.b, e, level + 1)}",
+                    level,
+                )
             case "floordiv" | "mod":
                 return self._floor(e)
             case "pow":
@@ -169,9 +209,14 @@ class Printer:
         return f"{a} {_COMPARE[e.op]} {b}", COMPARE
 
     def _logical(self, e: Expr, parent: Expr, level: int) -> str:
-        """`&` and `|` bind tighter than comparisons in Python, so everything but an atom is wrapped."""
+        """`&` and `|` bind tighter than comparisons in Python: all but atoms are wrapped."""
         target, shape = self.frame.shape(parent), self.frame.shape(e)
-        inner = isinstance(e, Binary) and e.op in ("and", "or") and shape == target and e not in self.bound
+        inner = (
+            isinstance(e, Binary)
+            and e.op in ("and", "or")
+            and shape == target
+            and e not in self.bound
+        )
         if inner:
             return self.text(e, level)
         return self.frame.spread(self.text(_truth(e), ATOM), shape, target)
@@ -223,7 +268,11 @@ def unbound(e: Expr) -> SpecError:
     """Names the node the backend met without a way to print it."""
     kind = type(e).__name__.lower()
     return SpecError(
-        Diagnostic("E401", f"the triton backend cannot print this use of `{kind}` yet", help="simplify the score")
+        Diagnostic(
+            "E401",
+            f"the triton backend cannot print this use of `{kind}` yet",
+            help="simplify the score",
+        )
     )
 
 
@@ -232,7 +281,7 @@ def _truth(e: Expr) -> Expr:
 
 
 def _negated(e: Expr) -> Expr | None:
-    """x when e is `-x` or a product with a negative constant, made positive."""
+    """X when e is `-x` or a product with a negative constant, made positive."""
     if isinstance(e, Binary) and e.op == "mul":
         c = build.number(e.a)
         if c is not None and c < 0:

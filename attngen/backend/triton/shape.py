@@ -32,7 +32,7 @@ class Frame:
 
     def spread(self, text: str, shape: str, target: str) -> str:
         """`text` indexed so that a value of `shape` broadcasts against `target`."""
-        if shape == target or shape == SCALAR or target != TILE:
+        if shape in (target, SCALAR) or target != TILE:
             return text
         first = (shape == ROW) != self.keys_first
         return f"{text}[:, None]" if first else f"{text}[None, :]"

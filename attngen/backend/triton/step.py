@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from attngen.backend.triton.binder import Binder
 from attngen.backend.triton.layout import Chunk
 from attngen.backend.triton.printer import ADD, ATOM, LOG2E, MUL, OR, scale_by
-from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
+from attngen.backend.triton.shape import COLUMN, TILE
 from attngen.ir import build
-from attngen.ir.expr import Axes, Binary, Dot, Expr, Index, Row, children
+from attngen.ir.expr import Binary, Expr, Index, children
 from attngen.ir.online import Accumulator, OnlinePlan, TopList, Weights
 from attngen.passes.score import ScoreParts, split_score
 
@@ -24,16 +23,16 @@ TILE_SHAPE = "[BLOCK_Q, BLOCK_K]"  # replaced by the sizes of the schedule
 class ClassView:
     """One softmax class in the step.
 
-    score: name of the score tile; factor: text of the factor that takes it to log2 units ("" if it is
-    there already); m, l, p, alpha: names; l is "" if no normaliser is needed; fixed: the constant
-    subtracted instead of a running maximum (log2 units), or None; lines: what computes the score.
+    score: name of the score tile; factor: text that takes it to log2 units ("" for none); m, l, p,
+    alpha: names; l is "" if no normaliser is needed; fixed: the constant subtracted instead of a
+    running maximum (log2 units), or None; row_shift: what the score left out as constant in a row.
     """
 
     index: int
     score: str
     factor: str
     m: str
-    l: str  # noqa: E741
+    l: str
     p: str
     alpha: str
     fixed: float | None
@@ -42,7 +41,7 @@ class ClassView:
 
 @dataclass(frozen=True)
 class AccumulatorView:
-    """One accumulator: state names per chunk, its weight (text over tiles), payload tiles, rescale."""
+    """One accumulator: state names per chunk, weight (text over tiles), payload tiles, rescale."""
 
     index: int
     names: tuple[str, ...]
@@ -93,15 +92,24 @@ class Step:
         names = [n for a in self.accumulators for n in a.names]
         for c in self.classes:
             names += ([c.m] if c.fixed is None else []) + ([c.l] if c.l else [])
-        return names + [n for t in self.tops for n in ((t.value, t.position) if t.count == 1 else (t.value,))]
+        return names + [
+            n for t in self.tops for n in ((t.value, t.position) if t.count == 1 else (t.value,))
+        ]
 
 
-def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | str | None, tail: bool,
-               anchor: Expr, half: str) -> Step:  # fmt: skip
+def build_step(
+    binder: Binder,
+    plan: OnlinePlan,
+    stage: int,
+    mask: Expr | str | None,
+    tail: bool,
+    anchor: Expr,
+    half: str,
+) -> Step:
     """The step of one stage.
 
-    mask: condition of a partial tile, None if only the tail matters; tail: whether a partial tile must
-    also test kv_idx < kv_len; anchor: position the linear terms of a score are measured from.
+    mask: condition of a partial tile, None if only the tail matters; tail: whether a partial tile
+    must also test kv_idx < kv_len; anchor: position the linear terms of a score are measured from.
     """
     step = Step()
     classes = [(i, c) for i, c in enumerate(plan.classes) if c.stage == stage]
@@ -109,8 +117,11 @@ def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | str | 
     tops = [(i, t) for i, t in enumerate(plan.tops) if t.stage == stage]
     parts = {i: split_score(c.score) for i, c in classes}
     printed = {i: printed_score(parts[i], c, anchor, half) for i, c in classes}
-    binder.count(*(e for e, _ in printed.values()), *(a.scalar for _, a in accumulators),
-                 *(t.score for _, t in tops))  # fmt: skip
+    binder.count(
+        *(e for e, _ in printed.values()),
+        *(a.scalar for _, a in accumulators),
+        *(t.score for _, t in tops),
+    )
     many = len(plan.classes) > 1
     for i, c in classes:
         step.classes.append(_class(binder, i, c, parts[i], printed[i], many, half, plan, anchor))
@@ -119,7 +130,9 @@ def build_step(binder: Binder, plan: OnlinePlan, stage: int, mask: Expr | str | 
     step.tops = [_top(binder, i, t) for i, t in tops]
     step.score_tiles = tuple(binder.key_tiles)
     step.accumulators = [
-        view for i, a in accumulators if (view := _accumulator(binder, step, i, a, plan)) is not None
+        view
+        for i, a in accumulators
+        if (view := _accumulator(binder, step, i, a, plan)) is not None
     ]
     step.payload_tiles = tuple(t for t in binder.key_tiles if t not in step.score_tiles)
     step.columns, step.tile_lines = list(binder.sections[COLUMN]), list(binder.sections[TILE])
@@ -176,7 +189,7 @@ def printed_score(parts: ScoreParts, c: Weights, anchor: Expr, half: str) -> tup
 
 
 def row_shift(parts: ScoreParts, anchor: Expr) -> Expr | None:
-    """What `_score` left out: constant along a row, so softmax does not see it; lse gets it back."""
+    """What the score left out: constant along a row, unseen by softmax; lse gets it back."""
     terms = []
     for x in parts.linear:
         # slope (a kv + b q) = slope a (kv - anchor) + slope (a anchor + b q)
@@ -192,8 +205,17 @@ def bounded(c: Weights, half: str) -> bool:
     return c.high - c.low <= (WIDTH_F16 if half == "f16" else WIDTH)
 
 
-def _class(binder: Binder, i: int, c: Weights, parts: ScoreParts, printed: tuple[Expr, float], many: bool,
-           half: str, plan: OnlinePlan, anchor: Expr) -> ClassView:  # fmt: skip
+def _class(
+    binder: Binder,
+    i: int,
+    c: Weights,
+    parts: ScoreParts,
+    printed: tuple[Expr, float],
+    many: bool,
+    half: str,
+    plan: OnlinePlan,
+    anchor: Expr,
+) -> ClassView:
     names = binder.names
     is_bounded = bounded(c, half)
     score, factor = printed
@@ -205,12 +227,16 @@ def _class(binder: Binder, i: int, c: Weights, parts: ScoreParts, printed: tuple
     suffix = f"_{c.name}" if many else ""
     has_l = any(_is_normaliser(a, i) for a in plan.accumulators)
     return ClassView(
-        index=i, score=s, factor="" if factor == 1.0 else repr(factor), m=names.take(f"m{suffix or '_i'}"),
-        l=names.take(f"l{suffix or '_i'}") if has_l else "", p=names.take(c.name),
+        index=i,
+        score=s,
+        factor="" if factor == 1.0 else repr(factor),
+        m=names.take(f"m{suffix or '_i'}"),
+        l=names.take(f"l{suffix or '_i'}") if has_l else "",
+        p=names.take(c.name),
         alpha=names.take(f"alpha{suffix}") if many else "alpha",
         fixed=(c.low + c.high) / 2 * LOG2E if is_bounded else None,
         row_shift=None if is_bounded else row_shift(parts, anchor),
-    )  # fmt: skip
+    )
 
 
 def _score_tile(binder: Binder, score: Expr, wish: str) -> str:
@@ -230,28 +256,45 @@ def _is_normaliser(a: Accumulator, i: int) -> bool:
     return a.weights == ((i, 1),) and a.row is None and build.is_number(a.scalar, 1)
 
 
-def _accumulator(binder: Binder, step: Step, i: int, a: Accumulator, plan: OnlinePlan) -> AccumulatorView | None:
+def _accumulator(
+    binder: Binder, step: Step, i: int, a: Accumulator, plan: OnlinePlan
+) -> AccumulatorView | None:
     if len(a.weights) == 1 and _is_normaliser(a, a.weights[0][0]):
         return None
     by_index = {c.index: c for c in step.classes}
     weights = [by_index[c].p for c, n in a.weights for _ in range(n)]
-    alphas = [by_index[c].alpha for c, n in a.weights for _ in range(n) if by_index[c].fixed is None]
+    alphas = [
+        by_index[c].alpha for c, n in a.weights for _ in range(n) if by_index[c].fixed is None
+    ]
     scalar = build.number(a.scalar)
     factors = [] if scalar == 1 and weights else [binder.printer.spread(a.scalar, TILE)]
     single = not weights and len(factors) == 1
     if factors and not single:
         text = binder.printer.text(a.scalar, MUL)
         shape = binder.printer.frame.shape(a.scalar)
-        factors = [binder.printer.frame.spread(binder.printer.text(a.scalar, ATOM) if shape != TILE else text, shape, TILE)]
+        factors = [
+            binder.printer.frame.spread(
+                binder.printer.text(a.scalar, ATOM) if shape != TILE else text, shape, TILE
+            )
+        ]
     payload: list[str] = []
     chunks: tuple[Chunk, ...] = ()
     if a.row is not None:
         payload, chunks = binder.row_texts(a.row, "payload"), binder.chunks(a.row)
-    names = [binder.names.take(a.name if len(chunks) <= 1 else f"{a.name}_{j}") for j in range(max(1, len(chunks)))]
+    names = [
+        binder.names.take(a.name if len(chunks) <= 1 else f"{a.name}_{j}")
+        for j in range(max(1, len(chunks)))
+    ]
     return AccumulatorView(
-        i, tuple(names), chunks, " * ".join(weights + factors), len(weights) == 1 and not factors,
-        tuple(payload), " * ".join(alphas), not (scalar == 1 and weights),
-    )  # fmt: skip
+        i,
+        tuple(names),
+        chunks,
+        " * ".join(weights + factors),
+        len(weights) == 1 and not factors,
+        tuple(payload),
+        " * ".join(alphas),
+        not (scalar == 1 and weights),
+    )
 
 
 def _top(binder: Binder, i: int, t: TopList) -> TopView:
@@ -291,6 +334,3 @@ def place_mask(binder: Binder, step: Step, mask: Expr | str | None, tail: bool) 
 def _wrapped(binder: Binder, mask: Expr) -> str:
     shape = binder.printer.frame.shape(mask)
     return binder.printer.frame.spread(binder.printer.text(mask, ATOM), shape, TILE)
-
-
-__all__ = ["ADD", "ROW", "SCALAR", "Row", "Step", "build_step", "bounded", "row_shift"]

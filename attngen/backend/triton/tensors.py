@@ -298,19 +298,25 @@ class Streams:
         return f"{t.name}_head"
 
     def _descriptor(self, t: Tensor, handle: str, c: Chunk, side: Side) -> None:
-        position = t.axis("position") or 0
-        shape, strides = [], []
-        for role in ("batch", "head"):
-            at = t.axis(role)
-            shape.append("1" if at is None else f"{t.name}.shape[{at}]")
-            strides.append(f"{t.name}.stride({position if at is None else at})")
+        shape, strides = _outer_axes(t)
         width = self.layout.width(t.name)
         rows = self.form.block_q if side is Side.QUERY else self.form.block_k
         block = f"[1, 1, {rows}, {c.block}]"
         arguments = (
             t.name,
-            f"[{', '.join(shape)}, {t.name}.shape[{position}], {width}]",
-            f"[{', '.join(strides)}, {t.name}.stride({position}), 1]",
+            f"[{shape}, {width}]",
+            f"[{strides}, 1]",
             block,
         )
         self.parameters.add_descriptor(handle, f"tensordesc<{POINTER[t.dtype]}{block}>", arguments)
+
+
+def _outer_axes(t: Tensor) -> tuple[str, str]:
+    """Host text of sizes and strides along batch, head and position, in this order."""
+    if [a.role for a in t.axes[:-1]] == ["batch", "head", "position"]:
+        return f"*{t.name}.shape[:3]", f"*{t.name}.stride()[:3]"
+    position = t.axis("position") or 0
+    at = [t.axis("batch"), t.axis("head"), position]
+    shape = ["1" if i is None else f"{t.name}.shape[{i}]" for i in at]
+    strides = [f"{t.name}.stride({position if i is None else i})" for i in at]
+    return ", ".join(shape), ", ".join(strides)

@@ -1,4 +1,4 @@
-"""alibi_documents: forward, sm_90. Written by attngen.
+"""alibi_documents, forward, sm_90: by attngen.
 
 attention alibi_documents {
   query q : bf16[B, Hq, S, D]
@@ -11,7 +11,8 @@ attention alibi_documents {
   score = 0.08838834764831843 * dot(q, k) + slope[h] * (kv_idx - q_idx)
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -73,10 +74,10 @@ def alibi_documents_step(acc_v, m_i, l_i, q, slope, k_tiles, v_tiles, doc_starts
     return acc_v, m_i, l_i
 
 
-@triton.jit(do_not_specialize=["group", "q_len", "heads", "heads_in_l2", "doc_stride_0"])
-def alibi_documents_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, heads, heads_in_l2,
-                            doc_stride_0, doc_ptr, slope_ptr):
-    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+@triton.jit(do_not_specialize=["doc_stride_0", "group", "q_len", "heads", "heads_in_l2"])
+def alibi_documents_forward(q_tiles, k_tiles, v_tiles, doc_ptr, slope_ptr, out_ptr, doc_stride_0, group,
+                            q_len, heads, heads_in_l2):
+    """64 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -93,8 +94,8 @@ def alibi_documents_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, he
     slope_base = slope_ptr + h
     q = q_tiles.load([b, h, row0, 0]).reshape(64, 128)  # [queries, D]
     slope = tl.load(slope_base)
-    doc_start = first_ge(doc_base, tl.load(doc_base + row0), row0 + 1)  # of the first query's run
-    doc_starts = run_starts(doc_base, q_idx, inside, doc_start)  # [queries]
+    doc_start = first_ge(doc_base, tl.load(doc_base + row0), row0 + 1)
+    doc_starts = run_starts(doc_base, q_idx, inside, doc_start)
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = doc_start // 64 * 64
@@ -116,24 +117,27 @@ def alibi_documents_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, he
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = (acc_v / l_i[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out_cells = out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def alibi_documents(q, k, v, slope, doc):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q.shape[0]
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
     kv_heads = k.shape[1]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 64)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    alibi_documents_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 128]),
-                                                    TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
-                                                    TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
-                                                    out, heads // kv_heads, q_len, heads, heads_in_l2,
-                                                    doc.stride(0), doc, slope, num_warps=4, num_stages=3)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_tiles = TensorDescriptor(q, [*q.shape[:3], 128], [*q.stride()[:3], 1], [1, 1, 64, 128])
+    k_tiles = TensorDescriptor(k, [*k.shape[:3], 128], [*k.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
+    alibi_documents_forward[(tiles * programs,)](q_tiles, k_tiles, v_tiles, doc, slope, out, doc.stride(0),
+                                                 heads // kv_heads, q_len, heads, heads_in_l2, num_warps=4,
+                                                 num_stages=3)
     return (out,)

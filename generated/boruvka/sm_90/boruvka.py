@@ -1,4 +1,4 @@
-"""boruvka: forward, sm_90. Written by attngen.
+"""boruvka, forward, sm_90: by attngen.
 
 attention boruvka {
   query x : f32[S, D]
@@ -13,7 +13,8 @@ attention boruvka {
   index = argmin(max(d2, max(core[q_idx], core[kv_idx])))
   return reach, index
 }
-Schedule: block_q=16, block_k=16, warps=8, stages=1, loads=pointer, loops=split, form=tile, precision=ieee
+Schedule: block_q=16, block_k=16, warps=8, stages=1, loads=pointer, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -32,42 +33,36 @@ def boruvka_step_any_kept(comp_q, kv_len, comp_ptr, n, inside):
 
 
 @triton.jit
-def boruvka_step(best, best_idx, x, norm_q, core_q, comp_q, y_ptr, y_stride_s, kv_len, norm_ptr, core_ptr,
-                 comp_ptr, n, PARTIAL: tl.constexpr):
+def boruvka_step(best, best_idx, x, norm_q, core_q, comp_q, y_stride_s, y_ptr, kv_len, norm_ptr, core_ptr,
+                 comp_ptr, n):
     """One tile of 16 keys."""
     kv_idx = n + tl.arange(0, 16)  # [keys]
-    y_cells = y_ptr + kv_idx.to(tl.int64)[:, None] * y_stride_s + tl.arange(0, 128)[None, :]
-    if PARTIAL:
-        y = tl.load(y_cells, mask=(kv_idx < kv_len)[:, None], other=0.0)  # [keys, D]
-    else:
-        y = tl.load(y_cells)  # [keys, D]
+    y_cells = y_ptr + (kv_idx.to(tl.int64) * y_stride_s)[:, None] + tl.arange(0, 128)[None, :]
+    y = tl.load(y_cells, mask=(kv_idx < kv_len)[:, None], other=0.0)  # [keys, D]
     norm_k = tl.load(norm_ptr + kv_idx, mask=kv_idx < kv_len, other=0)
     core_k = tl.load(core_ptr + kv_idx, mask=kv_idx < kv_len, other=0)
     s = tl.dot(x, y.T, input_precision="ieee")
     d2 = norm_q[:, None] + norm_k[None, :] - 2 * s
     candidate = -tl.maximum(d2, tl.maximum(core_q[:, None], core_k[None, :]))
-    if PARTIAL:
-        comp_k = tl.load(comp_ptr + kv_idx, mask=kv_idx < kv_len, other=0)
-        keep = (comp_q[:, None] != comp_k[None, :]) & (kv_idx < kv_len)[None, :]
-        candidate = tl.where(keep, candidate, float("-inf"))
-    candidate_max, candidate_at = tl.max(candidate, 1, return_indices=True, return_indices_tie_break_left=True)
+    comp_k = tl.load(comp_ptr + kv_idx, mask=kv_idx < kv_len, other=0)
+    keep = (comp_q[:, None] != comp_k[None, :]) & (kv_idx < kv_len)[None, :]
+    candidate = tl.where(keep, candidate, float("-inf"))
+    candidate_max, candidate_at = tl.max(candidate, 1, return_indices=True,
+                                         return_indices_tie_break_left=True)
     better = candidate_max > best
     best_idx = tl.where(better, n + candidate_at, best_idx)
     best = tl.where(better, candidate_max, best)
     return best, best_idx
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "heads_in_l2"])
-def boruvka_forward(x_ptr, x_stride_s, y_ptr, y_stride_s, reach_ptr, index_ptr, q_len, kv_len, heads_in_l2,
-                    norm_ptr, core_ptr, comp_ptr):
-    """16 queries of one head. Heads whose keys fit in the L2 cache together run together."""
-    tiles = tl.cdiv(q_len, 16)
-    program = tl.program_id(0)
-    in_group = program % (tiles * heads_in_l2)
-    row0 = (tiles - 1 - in_group // heads_in_l2) * 16  # longest rows first
+@triton.jit(do_not_specialize=["q_len", "kv_len"])
+def boruvka_forward(x_ptr, y_ptr, norm_ptr, core_ptr, comp_ptr, reach_ptr, index_ptr, x_stride_s, y_stride_s,
+                    q_len, kv_len):
+    """16 queries of one head; heads that share the cache run together."""
+    row0 = (tl.cdiv(q_len, 16) - 1 - tl.program_id(0)) * 16  # longest rows first
     q_idx = row0 + tl.arange(0, 16)  # [queries]
     inside = q_idx < q_len
-    x_cells = x_ptr + q_idx.to(tl.int64)[:, None] * x_stride_s + tl.arange(0, 128)[None, :]
+    x_cells = x_ptr + (q_idx.to(tl.int64) * x_stride_s)[:, None] + tl.arange(0, 128)[None, :]
     x = tl.load(x_cells, mask=inside[:, None], other=0.0)  # [queries, D]
     norm_q = tl.load(norm_ptr + q_idx, mask=inside, other=0)
     core_q = tl.load(core_ptr + q_idx, mask=inside, other=0)
@@ -79,24 +74,22 @@ def boruvka_forward(x_ptr, x_stride_s, y_ptr, y_stride_s, reach_ptr, index_ptr, 
     best = tl.full([16], float("-inf"), tl.float32)
     best_idx = tl.full([16], -1, tl.int32)
     for n in tl.range(lo, hi, 16, num_stages=1, disable_licm=True):
-        if boruvka_step_any_kept(comp_q, kv_len, comp_ptr, n, inside):  # no bound could be derived: an empty tile is skipped here
-            best, best_idx = boruvka_step(best, best_idx, x, norm_q, core_q, comp_q, y_ptr, y_stride_s,
-                                          kv_len, norm_ptr, core_ptr, comp_ptr, n, True)
+        # no bound could be derived from the whole mask: empty tiles are skipped here
+        if boruvka_step_any_kept(comp_q, kv_len, comp_ptr, n, inside):
+            best, best_idx = boruvka_step(best, best_idx, x, norm_q, core_q, comp_q, y_stride_s, y_ptr,
+                                          kv_len, norm_ptr, core_ptr, comp_ptr, n)
 
     tl.store(reach_ptr + q_idx, -best, mask=inside)
-    tl.store(index_ptr + q_idx, (best_idx).to(index_ptr.dtype.element_ty), mask=inside)
+    tl.store(index_ptr + q_idx, best_idx.to(index_ptr.dtype.element_ty), mask=inside)
 
 
 def boruvka(x, y, norm, core, comp):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     q_len = x.shape[0]
     kv_len = y.shape[0]
-    reach = torch.empty((q_len,), dtype=torch.float32, device=x.device)
-    index = torch.empty((q_len,), dtype=torch.int64, device=x.device)
+    reach = x.new_empty((q_len,), dtype=torch.float32)
+    index = x.new_empty((q_len,), dtype=torch.int64)
     tiles = triton.cdiv(q_len, 16)
-    heads_total = 1
-    in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    boruvka_forward[(tiles * heads_total,)](x, x.stride(0), y, y.stride(0), reach, index, q_len, kv_len,
-                                            heads_in_l2, norm, core, comp, num_warps=8, num_stages=1)
-    return (reach, index,)
+    boruvka_forward[(tiles,)](x, y, norm, core, comp, reach, index, x.stride(0), y.stride(0), q_len, kv_len,
+                              num_warps=8, num_stages=1)
+    return reach, index

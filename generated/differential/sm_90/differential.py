@@ -1,4 +1,4 @@
-"""differential: forward, sm_90. Written by attngen.
+"""differential, forward, sm_90: by attngen.
 
 attention differential {
   query q1 : bf16[B, Hq, S, D]
@@ -13,7 +13,8 @@ attention differential {
   s2 = 0.08838834764831843 * dot(q2, k2)
   out = sum(softmax(s1) * v) - lam[h] * sum(softmax(s2) * v)
 }
-Schedule: block_q=128, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=128, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -34,7 +35,7 @@ def differential_step(acc_p1_v, acc_p2_v, m_p1, l_p1, m_p2, l_p2, q1, q2, k1_til
     s = tl.dot(q1, k1.T)
     s_1 = tl.dot(q2, k2.T)
     if PARTIAL:
-        keep = (kv_idx[None, :] <= q_idx[:, None])
+        keep = kv_idx[None, :] <= q_idx[:, None]
         s = tl.where(keep, s, float("-inf"))
         s_1 = tl.where(keep, s_1, float("-inf"))
     m_new_p1 = tl.maximum(m_p1, tl.max(s, 1) * 0.12751743082459868)
@@ -54,9 +55,9 @@ def differential_step(acc_p1_v, acc_p2_v, m_p1, l_p1, m_p2, l_p2, q1, q2, k1_til
 
 
 @triton.jit(do_not_specialize=["group", "q_len", "heads", "heads_in_l2"])
-def differential_forward(q1_tiles, k1_tiles, q2_tiles, k2_tiles, v_tiles, out_ptr, group, q_len, heads,
-                         heads_in_l2, lam_ptr):
-    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+def differential_forward(q1_tiles, k1_tiles, q2_tiles, k2_tiles, v_tiles, lam_ptr, out_ptr, group, q_len,
+                         heads, heads_in_l2):
+    """128 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 128)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -98,26 +99,29 @@ def differential_forward(q1_tiles, k1_tiles, q2_tiles, k2_tiles, v_tiles, out_pt
     lam = tl.load(lam_base)
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = (p1_v_bar - lam * p2_v_bar).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out_cells = out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def differential(q1, q2, k1, k2, v, lam):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q1.shape[0]
     heads = q1.shape[1]
     q_len = q1.shape[2]
     kv_len = k1.shape[2]
     kv_heads = k1.shape[1]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q1.device)
+    out = q1.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 128)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 768))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    differential_forward[(tiles * heads_total,)](TensorDescriptor(q1, [q1.shape[0], q1.shape[1], q1.shape[2], 128], [q1.stride(0), q1.stride(1), q1.stride(2), 1], [1, 1, 128, 128]),
-                                                 TensorDescriptor(k1, [k1.shape[0], k1.shape[1], k1.shape[2], 128], [k1.stride(0), k1.stride(1), k1.stride(2), 1], [1, 1, 64, 128]),
-                                                 TensorDescriptor(q2, [q2.shape[0], q2.shape[1], q2.shape[2], 128], [q2.stride(0), q2.stride(1), q2.stride(2), 1], [1, 1, 128, 128]),
-                                                 TensorDescriptor(k2, [k2.shape[0], k2.shape[1], k2.shape[2], 128], [k2.stride(0), k2.stride(1), k2.stride(2), 1], [1, 1, 64, 128]),
-                                                 TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
-                                                 out, heads // kv_heads, q_len, heads, heads_in_l2, lam,
-                                                 num_warps=8, num_stages=2)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q1_tiles = TensorDescriptor(q1, [*q1.shape[:3], 128], [*q1.stride()[:3], 1], [1, 1, 128, 128])
+    k1_tiles = TensorDescriptor(k1, [*k1.shape[:3], 128], [*k1.stride()[:3], 1], [1, 1, 64, 128])
+    q2_tiles = TensorDescriptor(q2, [*q2.shape[:3], 128], [*q2.stride()[:3], 1], [1, 1, 128, 128])
+    k2_tiles = TensorDescriptor(k2, [*k2.shape[:3], 128], [*k2.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
+    differential_forward[(tiles * programs,)](q1_tiles, k1_tiles, q2_tiles, k2_tiles, v_tiles, lam, out,
+                                              heads // kv_heads, q_len, heads, heads_in_l2, num_warps=8,
+                                              num_stages=2)
     return (out,)

@@ -1,4 +1,4 @@
-"""flash: forward, sm_90. Written by attngen.
+"""flash, forward, sm_90: by attngen.
 
 attention flash {
   query q : bf16[B, H, Sq, D]
@@ -11,7 +11,8 @@ attention flash {
   lse = logsumexp(score)
   return out, lse
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -23,13 +24,13 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
-def flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, PARTIAL: tl.constexpr):
+def flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, b, h, n, q_pos, PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
     k = k_tiles.load([b, h, n, 0]).reshape(64, 128)  # [keys, D]
     s = tl.dot(q, k.T)
     if PARTIAL:
-        keep = (kv_idx[None, :] < end_key[:, None])
+        keep = kv_idx[None, :] <= q_pos[:, None]
         s = tl.where(keep, s, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, 1) * 0.12751743082459868)
     m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if PARTIAL else m_new
@@ -44,7 +45,7 @@ def flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, PARTIAL: 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "heads", "heads_in_l2"])
 def flash_forward(q_tiles, k_tiles, v_tiles, out_ptr, lse_ptr, q_len, kv_len, heads, heads_in_l2):
-    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    """128 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 128)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -56,8 +57,8 @@ def flash_forward(q_tiles, k_tiles, v_tiles, out_ptr, lse_ptr, q_len, kv_len, he
     row1 = tl.minimum(row0 + 128, q_len)
     q_idx = row0 + tl.arange(0, 128)  # [queries]
     inside = q_idx < q_len
+    q_pos = q_idx + (kv_len - q_len)  # key position of each query
     q = q_tiles.load([b, h, row0, 0]).reshape(128, 128)  # [queries, D]
-    end_key = kv_len + q_idx - q_len + 1  # [queries]
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = 0
@@ -68,34 +69,36 @@ def flash_forward(q_tiles, k_tiles, v_tiles, out_ptr, lse_ptr, q_len, kv_len, he
     m_i = tl.full([128], float("-inf"), tl.float32)
     l_i = tl.zeros([128], tl.float32)
     for n in tl.range(full_lo, full_hi, 64, num_stages=2):
-        acc_v, m_i, l_i = flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, False)
+        acc_v, m_i, l_i = flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, b, h, n, q_pos, False)
     for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
-        acc_v, m_i, l_i = flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, True)
+        acc_v, m_i, l_i = flash_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, b, h, n, q_pos, True)
     lse = (m_i + tl.log2(l_i)) * 0.6931471805599453
     total = tl.where(l_i == 0.0, 1.0, l_i)  # a row with no key gives 0
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = (acc_v / total[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out_cells = out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
     lse_head = lse_ptr + b.to(tl.int64) * heads * q_len + h.to(tl.int64) * q_len
     tl.store(lse_head + q_idx, lse, mask=inside)
 
 
 def flash(q, k, v):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q.shape[0]
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
-    lse = torch.empty((batch, heads, q_len), dtype=torch.float32, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
+    lse = q.new_empty((batch, heads, q_len), dtype=torch.float32)
     tiles = triton.cdiv(q_len, 128)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    flash_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 128, 128]),
-                                          TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
-                                          TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
-                                          out, lse, q_len, kv_len, heads, heads_in_l2, num_warps=4,
-                                          num_stages=2)
-    return (out, lse,)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_tiles = TensorDescriptor(q, [*q.shape[:3], 128], [*q.stride()[:3], 1], [1, 1, 128, 128])
+    k_tiles = TensorDescriptor(k, [*k.shape[:3], 128], [*k.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
+    flash_forward[(tiles * programs,)](q_tiles, k_tiles, v_tiles, out, lse, q_len, kv_len, heads,
+                                       heads_in_l2, num_warps=4, num_stages=2)
+    return out, lse

@@ -1,4 +1,4 @@
-"""forgetting: forward, sm_90. Written by attngen.
+"""forgetting, forward, sm_90: by attngen.
 
 attention forgetting {
   query q : bf16[B, H, S, D]
@@ -10,7 +10,8 @@ attention forgetting {
   score = 0.08838834764831843 * dot(q, k) + cum[b, h, q_idx] - cum[b, h, kv_idx]
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -32,7 +33,7 @@ def forgetting_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len, cum_
     s = tl.dot(q, k.T)
     score = row_term[:, None] + column[None, :] + 0.12751743082459868 * s  # log2 units
     if PARTIAL:
-        keep = (kv_idx[None, :] <= q_idx[:, None])
+        keep = kv_idx[None, :] <= q_idx[:, None]
         score = tl.where(keep, score, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(score, 1))
     m_safe = tl.where(m_new == float("-inf"), 0.0, m_new)
@@ -45,10 +46,10 @@ def forgetting_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len, cum_
     return acc_v, m_i, l_i
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "heads", "heads_in_l2", "cum_stride_0", "cum_stride_1"])
-def forgetting_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads, heads_in_l2, cum_stride_0,
-                       cum_stride_1, cum_ptr):
-    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+@triton.jit(do_not_specialize=["cum_stride_0", "cum_stride_1", "q_len", "kv_len", "heads", "heads_in_l2"])
+def forgetting_forward(q_tiles, k_tiles, v_tiles, cum_ptr, out_ptr, cum_stride_0, cum_stride_1, q_len,
+                       kv_len, heads, heads_in_l2):
+    """64 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -83,23 +84,26 @@ def forgetting_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads,
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = (acc_v / total[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out_cells = out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def forgetting(q, k, v, cum):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q.shape[0]
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 64)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    forgetting_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 128]),
-                                               TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
-                                               TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
-                                               out, q_len, kv_len, heads, heads_in_l2, cum.stride(0),
-                                               cum.stride(1), cum, num_warps=4, num_stages=3)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_tiles = TensorDescriptor(q, [*q.shape[:3], 128], [*q.stride()[:3], 1], [1, 1, 64, 128])
+    k_tiles = TensorDescriptor(k, [*k.shape[:3], 128], [*k.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
+    forgetting_forward[(tiles * programs,)](q_tiles, k_tiles, v_tiles, cum, out, cum.stride(0),
+                                            cum.stride(1), q_len, kv_len, heads, heads_in_l2, num_warps=4,
+                                            num_stages=3)
     return (out,)

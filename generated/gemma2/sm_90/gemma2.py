@@ -1,4 +1,4 @@
-"""gemma2: forward, sm_90. Written by attngen.
+"""gemma2, forward, sm_90: by attngen.
 
 attention gemma2 {
   param window = 4096
@@ -11,7 +11,8 @@ attention gemma2 {
   score = 50.0 * tanh(0.0017677669529663686 * dot(q, k))
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -24,18 +25,19 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 @triton.jit
 def tanh(x):
-    return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True,
+                                     pack=1)
 
 
 @triton.jit
-def gemma2_step(acc_v, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv, n, PARTIAL: tl.constexpr):
+def gemma2_step(acc_v, l_i, q, k_tiles, v_tiles, first_key, b, h_kv, n, q_pos, PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
     k = k_tiles.load([b, h_kv, n, 0]).reshape(64, 128)  # [keys, D]
     s = tl.dot(q, k.T)
     score = 72.13475204444816 * tanh(0.0017677669529663686 * s)  # log2 units
     if PARTIAL:
-        keep = (kv_idx[None, :] >= first_key[:, None]) & (kv_idx[None, :] < end_key[:, None])
+        keep = (kv_idx[None, :] >= first_key[:, None]) & (kv_idx[None, :] <= q_pos[:, None])
         score = tl.where(keep, score, float("-inf"))
     p = tl.exp2(score)  # bounded: no running maximum
     l_i = l_i + tl.sum(p, 1)
@@ -46,7 +48,7 @@ def gemma2_step(acc_v, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv, n,
 
 @triton.jit(do_not_specialize=["group", "q_len", "kv_len", "heads", "heads_in_l2"])
 def gemma2_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, kv_len, heads, heads_in_l2):
-    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    """64 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -59,9 +61,9 @@ def gemma2_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, kv_len, hea
     row1 = tl.minimum(row0 + 64, q_len)
     q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
+    q_pos = q_idx + (kv_len - q_len)  # key position of each query
     q = q_tiles.load([b, h, row0, 0]).reshape(64, 128)  # [queries, D]
-    first_key = kv_len + q_idx - q_len - 4095  # [queries]
-    end_key = kv_len + q_idx - q_len + 1  # [queries]
+    first_key = q_pos - 4095
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = tl.maximum(0, kv_len + row0 - q_len - 4095) // 64 * 64
@@ -71,33 +73,38 @@ def gemma2_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, kv_len, hea
     acc_v = tl.zeros([64, 128], tl.float32)
     l_i = tl.zeros([64], tl.float32)
     for n in tl.range(lo, tl.minimum(full_lo, hi), 64, num_stages=3, disable_licm=True):
-        acc_v, l_i = gemma2_step(acc_v, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv, n, True)
+        acc_v, l_i = gemma2_step(acc_v, l_i, q, k_tiles, v_tiles, first_key, b, h_kv, n, q_pos, True)
     for n in tl.range(full_lo, full_hi, 64, num_stages=3, disable_licm=True):
-        acc_v, l_i = gemma2_step(acc_v, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv, n, False)
+        acc_v, l_i = gemma2_step(acc_v, l_i, q, k_tiles, v_tiles, first_key, b, h_kv, n, q_pos, False)
     for n in tl.range(full_hi, hi, 64, num_stages=3, disable_licm=True):
-        acc_v, l_i = gemma2_step(acc_v, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv, n, True)
+        acc_v, l_i = gemma2_step(acc_v, l_i, q, k_tiles, v_tiles, first_key, b, h_kv, n, q_pos, True)
     total = tl.where(l_i == 0.0, 1.0, l_i)  # a row with no key gives 0
 
     out_head = out_ptr + b.to(tl.int64) * q_len * heads * 128 + h.to(tl.int64) * 128
     out = (acc_v / total[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + (q_idx.to(tl.int64) * (heads * 128))[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out_cells = out_head + (q_idx.to(tl.int64) * (heads * 128))[:, None] + tl.arange(0, 128)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def gemma2(q, k, v):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q.shape[0]
     heads = q.shape[2]
     q_len = q.shape[1]
     kv_len = k.shape[1]
     kv_heads = k.shape[2]
-    out = torch.empty((batch, q_len, heads, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, q_len, heads, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 64)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    gemma2_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[2], q.shape[1], 128], [q.stride(0), q.stride(2), q.stride(1), 1], [1, 1, 64, 128]),
-                                           TensorDescriptor(k, [k.shape[0], k.shape[2], k.shape[1], 128], [k.stride(0), k.stride(2), k.stride(1), 1], [1, 1, 64, 128]),
-                                           TensorDescriptor(v, [v.shape[0], v.shape[2], v.shape[1], 128], [v.stride(0), v.stride(2), v.stride(1), 1], [1, 1, 64, 128]),
-                                           out, heads // kv_heads, q_len, kv_len, heads, heads_in_l2,
-                                           num_warps=4, num_stages=3)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_tiles = TensorDescriptor(q, [q.shape[0], q.shape[2], q.shape[1], 128],
+                               [q.stride(0), q.stride(2), q.stride(1), 1], [1, 1, 64, 128])
+    k_tiles = TensorDescriptor(k, [k.shape[0], k.shape[2], k.shape[1], 128],
+                               [k.stride(0), k.stride(2), k.stride(1), 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [v.shape[0], v.shape[2], v.shape[1], 128],
+                               [v.stride(0), v.stride(2), v.stride(1), 1], [1, 1, 64, 128])
+    gemma2_forward[(tiles * programs,)](q_tiles, k_tiles, v_tiles, out, heads // kv_heads, q_len, kv_len,
+                                        heads, heads_in_l2, num_warps=4, num_stages=3)
     return (out,)

@@ -1,4 +1,4 @@
-"""kmeans_assign: forward, sm_90. Written by attngen.
+"""kmeans_assign, forward, sm_90: by attngen.
 
 attention kmeans_assign {
   query x : bf16[S, D]
@@ -7,7 +7,8 @@ attention kmeans_assign {
 
   out = argmin(c_norm[kv_idx] - 2 * dot(x, c))
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -29,20 +30,18 @@ def kmeans_assign_step(best, best_idx, x, c_tiles, kv_len, c_norm_ptr, n, PARTIA
     if PARTIAL:
         keep = (kv_idx < kv_len)[None, :]
         candidate = tl.where(keep, candidate, float("-inf"))
-    candidate_max, candidate_at = tl.max(candidate, 1, return_indices=True, return_indices_tie_break_left=True)
+    candidate_max, candidate_at = tl.max(candidate, 1, return_indices=True,
+                                         return_indices_tie_break_left=True)
     better = candidate_max > best
     best_idx = tl.where(better, n + candidate_at, best_idx)
     best = tl.where(better, candidate_max, best)
     return best, best_idx
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "heads_in_l2"])
-def kmeans_assign_forward(x_tiles, c_tiles, out_ptr, q_len, kv_len, heads_in_l2, c_norm_ptr):
-    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
-    tiles = tl.cdiv(q_len, 128)
-    program = tl.program_id(0)
-    in_group = program % (tiles * heads_in_l2)
-    row0 = (tiles - 1 - in_group // heads_in_l2) * 128  # longest rows first
+@triton.jit(do_not_specialize=["q_len", "kv_len"])
+def kmeans_assign_forward(x_tiles, c_tiles, c_norm_ptr, out_ptr, q_len, kv_len):
+    """128 queries of one head; heads that share the cache run together."""
+    row0 = (tl.cdiv(q_len, 128) - 1 - tl.program_id(0)) * 128  # longest rows first
     q_idx = row0 + tl.arange(0, 128)  # [queries]
     inside = q_idx < q_len
     x = x_tiles.load([0, 0, row0, 0]).reshape(128, 128)  # [queries, D]
@@ -59,20 +58,18 @@ def kmeans_assign_forward(x_tiles, c_tiles, out_ptr, q_len, kv_len, heads_in_l2,
     for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
         best, best_idx = kmeans_assign_step(best, best_idx, x, c_tiles, kv_len, c_norm_ptr, n, True)
 
-    tl.store(out_ptr + q_idx, (best_idx).to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(out_ptr + q_idx, best_idx.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 def kmeans_assign(x, c, c_norm):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     q_len = x.shape[0]
     kv_len = c.shape[0]
-    out = torch.empty((q_len,), dtype=torch.int64, device=x.device)
+    out = x.new_empty((q_len,), dtype=torch.int64)
     tiles = triton.cdiv(q_len, 128)
-    heads_total = 1
-    in_l2 = max(1, 26214400 // max(1, kv_len * 256))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    kmeans_assign_forward[(tiles * heads_total,)](TensorDescriptor(x, [1, 1, x.shape[0], 128], [x.stride(0), x.stride(0), x.stride(0), 1], [1, 1, 128, 128]),
-                                                  TensorDescriptor(c, [1, 1, c.shape[0], 128], [c.stride(0), c.stride(0), c.stride(0), 1], [1, 1, 64, 128]),
-                                                  out, q_len, kv_len, heads_in_l2, c_norm, num_warps=4,
-                                                  num_stages=2)
+    x_tiles = TensorDescriptor(x, [1, 1, x.shape[0], 128], [x.stride(0), x.stride(0), x.stride(0), 1],
+                               [1, 1, 128, 128])
+    c_tiles = TensorDescriptor(c, [1, 1, c.shape[0], 128], [c.stride(0), c.stride(0), c.stride(0), 1],
+                               [1, 1, 64, 128])
+    kmeans_assign_forward[(tiles,)](x_tiles, c_tiles, c_norm, out, q_len, kv_len, num_warps=4, num_stages=2)
     return (out,)

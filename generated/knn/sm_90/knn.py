@@ -1,4 +1,4 @@
-"""knn: forward, sm_90. Written by attngen.
+"""knn, forward, sm_90: by attngen.
 
 attention knn {
   query x : bf16[S, D]
@@ -10,7 +10,8 @@ attention knn {
   distance = -values
   return distance, index
 }
-Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -59,14 +60,10 @@ def knn_step(top, x, x_norm_q, y_tiles, kv_len, y_norm_ptr, n, PARTIAL: tl.const
     return top
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "heads_in_l2"])
-def knn_forward(x_tiles, y_tiles, distance_ptr, index_ptr, q_len, kv_len, heads_in_l2, x_norm_ptr,
-                y_norm_ptr):
-    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
-    tiles = tl.cdiv(q_len, 64)
-    program = tl.program_id(0)
-    in_group = program % (tiles * heads_in_l2)
-    row0 = (tiles - 1 - in_group // heads_in_l2) * 64  # longest rows first
+@triton.jit(do_not_specialize=["q_len", "kv_len"])
+def knn_forward(x_tiles, y_tiles, x_norm_ptr, y_norm_ptr, distance_ptr, index_ptr, q_len, kv_len):
+    """64 queries of one head; heads that share the cache run together."""
+    row0 = (tl.cdiv(q_len, 64) - 1 - tl.program_id(0)) * 64  # longest rows first
     q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
     x = x_tiles.load([0, 0, row0, 0]).reshape(64, 128)  # [queries, D]
@@ -77,7 +74,7 @@ def knn_forward(x_tiles, y_tiles, distance_ptr, index_ptr, q_len, kv_len, heads_
     hi = kv_len
     full_lo = lo
     full_hi = tl.maximum(kv_len // 64 * 64, full_lo)
-    top = tl.full([64, 16], -9187343239835811840, tl.int64)
+    top = tl.full([64, 16], -9187343244130779136, tl.int64)
     for n in tl.range(full_lo, full_hi, 64, num_stages=2):
         top = knn_step(top, x, x_norm_q, y_tiles, kv_len, y_norm_ptr, n, False)
     for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
@@ -86,23 +83,24 @@ def knn_forward(x_tiles, y_tiles, distance_ptr, index_ptr, q_len, kv_len, heads_
     top_indices = unpack_index(top)
 
     distance = -top_values  # [queries, 10]
-    tl.store(distance_ptr + (q_idx.to(tl.int64) * 10)[:, None] + tl.arange(0, 16)[None, :], distance, mask=inside[:, None] & (tl.arange(0, 16) < 10)[None, :])
-    index = (top_indices).to(index_ptr.dtype.element_ty)  # [queries, 10]
-    tl.store(index_ptr + (q_idx.to(tl.int64) * 10)[:, None] + tl.arange(0, 16)[None, :], index, mask=inside[:, None] & (tl.arange(0, 16) < 10)[None, :])
+    distance_cells = distance_ptr + (q_idx.to(tl.int64) * 10)[:, None] + tl.arange(0, 16)[None, :]
+    tl.store(distance_cells, distance, mask=inside[:, None] & (tl.arange(0, 16) < 10)[None, :])
+    index = top_indices.to(index_ptr.dtype.element_ty)  # [queries, 10]
+    index_cells = index_ptr + (q_idx.to(tl.int64) * 10)[:, None] + tl.arange(0, 16)[None, :]
+    tl.store(index_cells, index, mask=inside[:, None] & (tl.arange(0, 16) < 10)[None, :])
 
 
 def knn(x, y, x_norm, y_norm):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     q_len = x.shape[0]
     kv_len = y.shape[0]
-    distance = torch.empty((q_len, 10), dtype=torch.float32, device=x.device)
-    index = torch.empty((q_len, 10), dtype=torch.int64, device=x.device)
+    distance = x.new_empty((q_len, 10), dtype=torch.float32)
+    index = x.new_empty((q_len, 10), dtype=torch.int64)
     tiles = triton.cdiv(q_len, 64)
-    heads_total = 1
-    in_l2 = max(1, 26214400 // max(1, kv_len * 256))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    knn_forward[(tiles * heads_total,)](TensorDescriptor(x, [1, 1, x.shape[0], 128], [x.stride(0), x.stride(0), x.stride(0), 1], [1, 1, 64, 128]),
-                                        TensorDescriptor(y, [1, 1, y.shape[0], 128], [y.stride(0), y.stride(0), y.stride(0), 1], [1, 1, 64, 128]),
-                                        distance, index, q_len, kv_len, heads_in_l2, x_norm, y_norm,
-                                        num_warps=8, num_stages=2)
-    return (distance, index,)
+    x_tiles = TensorDescriptor(x, [1, 1, x.shape[0], 128], [x.stride(0), x.stride(0), x.stride(0), 1],
+                               [1, 1, 64, 128])
+    y_tiles = TensorDescriptor(y, [1, 1, y.shape[0], 128], [y.stride(0), y.stride(0), y.stride(0), 1],
+                               [1, 1, 64, 128])
+    knn_forward[(tiles,)](x_tiles, y_tiles, x_norm, y_norm, distance, index, q_len, kv_len, num_warps=8,
+                          num_stages=2)
+    return distance, index

@@ -1,4 +1,4 @@
-"""mla: forward, sm_90. Written by attngen.
+"""mla, forward, sm_90: by attngen.
 
 attention mla {
   query q : bf16[B, Hq, Sq, 576]
@@ -9,7 +9,8 @@ attention mla {
   score = 0.07216878364870323 * dot(q, k)
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -21,7 +22,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
-def mla_step(acc_k, m_i, l_i, q_0, q_1, k_0_tiles, k_1_tiles, end_key, b, n, PARTIAL: tl.constexpr):
+def mla_step(acc_k, m_i, l_i, q_0, q_1, k_0_tiles, k_1_tiles, b, n, q_pos, PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
     k_0 = k_0_tiles.load([b, 0, n, 0]).reshape(64, 512)  # [keys, 576]
@@ -29,7 +30,7 @@ def mla_step(acc_k, m_i, l_i, q_0, q_1, k_0_tiles, k_1_tiles, end_key, b, n, PAR
     s = tl.dot(q_0, k_0.T)
     s = tl.dot(q_1, k_1.T, s)
     if PARTIAL:
-        keep = (kv_idx[None, :] < end_key[:, None])
+        keep = kv_idx[None, :] <= q_pos[:, None]
         s = tl.where(keep, s, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, 1) * 0.10411754627697266)
     m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if PARTIAL else m_new
@@ -43,7 +44,7 @@ def mla_step(acc_k, m_i, l_i, q_0, q_1, k_0_tiles, k_1_tiles, end_key, b, n, PAR
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "heads", "heads_in_l2"])
 def mla_forward(q_0_tiles, q_1_tiles, k_0_tiles, k_1_tiles, out_ptr, q_len, kv_len, heads, heads_in_l2):
-    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    """64 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -55,9 +56,9 @@ def mla_forward(q_0_tiles, q_1_tiles, k_0_tiles, k_1_tiles, out_ptr, q_len, kv_l
     row1 = tl.minimum(row0 + 64, q_len)
     q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
+    q_pos = q_idx + (kv_len - q_len)  # key position of each query
     q_0 = q_0_tiles.load([b, h, row0, 0]).reshape(64, 512)  # [queries, 576]
     q_1 = q_1_tiles.load([b, h, row0, 512]).reshape(64, 64)  # [queries, 576]
-    end_key = kv_len + q_idx - q_len + 1  # [queries]
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = 0
@@ -68,30 +69,33 @@ def mla_forward(q_0_tiles, q_1_tiles, k_0_tiles, k_1_tiles, out_ptr, q_len, kv_l
     m_i = tl.full([64], float("-inf"), tl.float32)
     l_i = tl.zeros([64], tl.float32)
     for n in tl.range(full_lo, full_hi, 64, num_stages=2):
-        acc_k, m_i, l_i = mla_step(acc_k, m_i, l_i, q_0, q_1, k_0_tiles, k_1_tiles, end_key, b, n, False)
+        acc_k, m_i, l_i = mla_step(acc_k, m_i, l_i, q_0, q_1, k_0_tiles, k_1_tiles, b, n, q_pos, False)
     for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
-        acc_k, m_i, l_i = mla_step(acc_k, m_i, l_i, q_0, q_1, k_0_tiles, k_1_tiles, end_key, b, n, True)
+        acc_k, m_i, l_i = mla_step(acc_k, m_i, l_i, q_0, q_1, k_0_tiles, k_1_tiles, b, n, q_pos, True)
     total = tl.where(l_i == 0.0, 1.0, l_i)  # a row with no key gives 0
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 512 + h.to(tl.int64) * q_len * 512
     out = (acc_k / total[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 512]
-    tl.store(out_head + (q_idx.to(tl.int64) * 512)[:, None] + tl.arange(0, 512)[None, :], out, mask=inside[:, None])
+    out_cells = out_head + (q_idx.to(tl.int64) * 512)[:, None] + tl.arange(0, 512)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def mla(q, k):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q.shape[0]
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
-    out = torch.empty((batch, heads, q_len, 512), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 512), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 64)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 1152))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    mla_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 576], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 512]),
-                                        TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 576], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 64]),
-                                        TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 576], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 512]),
-                                        TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 576], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 64]),
-                                        out, q_len, kv_len, heads, heads_in_l2, num_warps=8, num_stages=2)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_0_tiles = TensorDescriptor(q, [*q.shape[:3], 576], [*q.stride()[:3], 1], [1, 1, 64, 512])
+    q_1_tiles = TensorDescriptor(q, [*q.shape[:3], 576], [*q.stride()[:3], 1], [1, 1, 64, 64])
+    k_0_tiles = TensorDescriptor(k, [*k.shape[:3], 576], [*k.stride()[:3], 1], [1, 1, 64, 512])
+    k_1_tiles = TensorDescriptor(k, [*k.shape[:3], 576], [*k.stride()[:3], 1], [1, 1, 64, 64])
+    mla_forward[(tiles * programs,)](q_0_tiles, q_1_tiles, k_0_tiles, k_1_tiles, out, q_len, kv_len, heads,
+                                     heads_in_l2, num_warps=8, num_stages=2)
     return (out,)

@@ -1,4 +1,4 @@
-"""parallax: forward, sm_90. Written by attngen.
+"""parallax, forward, sm_90: by attngen.
 
 attention parallax {
   query q : bf16[B, Hq, Sq, D]
@@ -11,7 +11,8 @@ attention parallax {
   u = dot(r, k)
   out = (1 + sum(p * u)) * sum(p * v) - sum(p * u * v)
 }
-Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -23,7 +24,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
-def parallax_step(sum_u, acc_v, acc_uv, m_i, l_i, q, r, k_tiles, v_tiles, end_key, b, h_kv, n,
+def parallax_step(sum_u, acc_v, acc_uv, m_i, l_i, q, r, k_tiles, v_tiles, b, h_kv, n, q_pos,
                   PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
@@ -31,7 +32,7 @@ def parallax_step(sum_u, acc_v, acc_uv, m_i, l_i, q, r, k_tiles, v_tiles, end_ke
     s = tl.dot(q, k.T)
     u = tl.dot(r, k.T)
     if PARTIAL:
-        keep = (kv_idx[None, :] < end_key[:, None])
+        keep = kv_idx[None, :] <= q_pos[:, None]
         s = tl.where(keep, s, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, 1) * 0.12751743082459868)
     m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if PARTIAL else m_new
@@ -51,7 +52,7 @@ def parallax_step(sum_u, acc_v, acc_uv, m_i, l_i, q, r, k_tiles, v_tiles, end_ke
 
 @triton.jit(do_not_specialize=["group", "q_len", "kv_len", "heads", "heads_in_l2"])
 def parallax_forward(q_tiles, k_tiles, r_tiles, v_tiles, out_ptr, group, q_len, kv_len, heads, heads_in_l2):
-    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    """64 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -64,9 +65,9 @@ def parallax_forward(q_tiles, k_tiles, r_tiles, v_tiles, out_ptr, group, q_len, 
     row1 = tl.minimum(row0 + 64, q_len)
     q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
+    q_pos = q_idx + (kv_len - q_len)  # key position of each query
     q = q_tiles.load([b, h, row0, 0]).reshape(64, 128)  # [queries, D]
     r = r_tiles.load([b, h, row0, 0]).reshape(64, 128)  # [queries, D]
-    end_key = kv_len + q_idx - q_len + 1  # [queries]
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = 0
@@ -80,10 +81,10 @@ def parallax_forward(q_tiles, k_tiles, r_tiles, v_tiles, out_ptr, group, q_len, 
     l_i = tl.zeros([64], tl.float32)
     for n in tl.range(full_lo, full_hi, 64, num_stages=2):
         sum_u, acc_v, acc_uv, m_i, l_i = parallax_step(sum_u, acc_v, acc_uv, m_i, l_i, q, r, k_tiles,
-                                                       v_tiles, end_key, b, h_kv, n, False)
+                                                       v_tiles, b, h_kv, n, q_pos, False)
     for n in tl.range(full_hi, hi, 64, num_stages=2, disable_licm=True):
         sum_u, acc_v, acc_uv, m_i, l_i = parallax_step(sum_u, acc_v, acc_uv, m_i, l_i, q, r, k_tiles,
-                                                       v_tiles, end_key, b, h_kv, n, True)
+                                                       v_tiles, b, h_kv, n, q_pos, True)
     total = tl.where(l_i == 0.0, 1.0, l_i)  # a row with no key gives 0
     u_bar = sum_u / total
     v_bar = acc_v / total[:, None]
@@ -91,25 +92,27 @@ def parallax_forward(q_tiles, k_tiles, r_tiles, v_tiles, out_ptr, group, q_len, 
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = ((1 + u_bar)[:, None] * v_bar - uv_bar).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out_cells = out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def parallax(q, r, k, v):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q.shape[0]
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
     kv_heads = k.shape[1]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 64)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    parallax_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 128]),
-                                             TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
-                                             TensorDescriptor(r, [r.shape[0], r.shape[1], r.shape[2], 128], [r.stride(0), r.stride(1), r.stride(2), 1], [1, 1, 64, 128]),
-                                             TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
-                                             out, heads // kv_heads, q_len, kv_len, heads, heads_in_l2,
-                                             num_warps=8, num_stages=2)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_tiles = TensorDescriptor(q, [*q.shape[:3], 128], [*q.stride()[:3], 1], [1, 1, 64, 128])
+    k_tiles = TensorDescriptor(k, [*k.shape[:3], 128], [*k.stride()[:3], 1], [1, 1, 64, 128])
+    r_tiles = TensorDescriptor(r, [*r.shape[:3], 128], [*r.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
+    parallax_forward[(tiles * programs,)](q_tiles, k_tiles, r_tiles, v_tiles, out, heads // kv_heads, q_len,
+                                          kv_len, heads, heads_in_l2, num_warps=8, num_stages=2)
     return (out,)

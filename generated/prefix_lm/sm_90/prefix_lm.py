@@ -1,4 +1,4 @@
-"""prefix_lm: forward, sm_90. Written by attngen.
+"""prefix_lm, forward, sm_90: by attngen.
 
 attention prefix_lm {
   query q : bf16[B, H, S, D]
@@ -10,7 +10,8 @@ attention prefix_lm {
   score = 0.08838834764831843 * dot(q, k)
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -28,7 +29,7 @@ def prefix_lm_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, PARTI
     k = k_tiles.load([b, h, n, 0]).reshape(64, 128)  # [keys, D]
     s = tl.dot(q, k.T)
     if PARTIAL:
-        keep = (kv_idx[None, :] < end_key[:, None])
+        keep = kv_idx[None, :] < end_key[:, None]
         s = tl.where(keep, s, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, 1) * 0.12751743082459868)
     p = tl.exp2(s * 0.12751743082459868 - m_new[:, None])
@@ -41,8 +42,8 @@ def prefix_lm_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, end_key, b, h, n, PARTI
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "heads", "heads_in_l2"])
-def prefix_lm_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads, heads_in_l2, prefix_ptr):
-    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+def prefix_lm_forward(q_tiles, k_tiles, v_tiles, prefix_ptr, out_ptr, q_len, kv_len, heads, heads_in_l2):
+    """128 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 128)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -55,13 +56,14 @@ def prefix_lm_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads, 
     q_idx = row0 + tl.arange(0, 128)  # [queries]
     inside = q_idx < q_len
     q = q_tiles.load([b, h, row0, 0]).reshape(128, 128)  # [queries, D]
-    end_key = tl.maximum(tl.minimum(kv_len, tl.load(prefix_ptr + b)), q_idx + 1)  # [queries]
+    end_key = tl.maximum(tl.minimum(kv_len, tl.load(prefix_ptr + b)), q_idx + 1)
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = 0
     hi = tl.maximum(tl.minimum(kv_len, tl.load(prefix_ptr + b)), row1)
     full_lo = lo
-    full_hi = tl.maximum(tl.maximum(tl.minimum(kv_len, tl.load(prefix_ptr + b)), row0 + 1) // 64 * 64, full_lo)
+    full_hi = tl.maximum(tl.maximum(tl.minimum(kv_len, tl.load(prefix_ptr + b)), row0 + 1) // 64 * 64,
+                         full_lo)
     acc_v = tl.zeros([128, 128], tl.float32)
     m_i = tl.full([128], float("-inf"), tl.float32)
     l_i = tl.zeros([128], tl.float32)
@@ -72,23 +74,25 @@ def prefix_lm_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads, 
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = (acc_v / l_i[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out_cells = out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def prefix_lm(q, k, v, prefix):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q.shape[0]
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 128)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    prefix_lm_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 128, 128]),
-                                              TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
-                                              TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
-                                              out, q_len, kv_len, heads, heads_in_l2, prefix, num_warps=4,
-                                              num_stages=2)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_tiles = TensorDescriptor(q, [*q.shape[:3], 128], [*q.stride()[:3], 1], [1, 1, 128, 128])
+    k_tiles = TensorDescriptor(k, [*k.shape[:3], 128], [*k.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
+    prefix_lm_forward[(tiles * programs,)](q_tiles, k_tiles, v_tiles, prefix, out, q_len, kv_len, heads,
+                                           heads_in_l2, num_warps=4, num_stages=2)
     return (out,)

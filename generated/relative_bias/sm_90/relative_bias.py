@@ -1,4 +1,4 @@
-"""relative_bias: forward, sm_90. Written by attngen.
+"""relative_bias, forward, sm_90: by attngen.
 
 attention relative_bias {
   param buckets = 64
@@ -12,7 +12,8 @@ attention relative_bias {
   score = 0.08838834764831843 * dot(q, k) + table[h, offset] + bias[b, h, q_idx, kv_idx]
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=8, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -31,9 +32,11 @@ def relative_bias_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len, b
     k = k_tiles.load([b, h, n, 0]).reshape(64, 128)  # [keys, D]
     offset = tl.minimum(tl.maximum(kv_idx[None, :] + row_term[:, None], -64), 64) + 64
     table_qk = tl.load(table_base + offset, mask=inside[:, None] & (kv_idx < kv_len)[None, :], other=0)
-    bias_qk = tl.load(bias_base + (q_idx.to(tl.int64) * bias_stride_2)[:, None] + kv_idx[None, :], mask=inside[:, None] & (kv_idx < kv_len)[None, :], other=0).to(tl.float32)
+    bias_qk = tl.load(bias_base + (q_idx.to(tl.int64) * bias_stride_2)[:, None] + kv_idx[None, :],
+                      mask=inside[:, None] & (kv_idx < kv_len)[None, :], other=0).to(tl.float32)
     s = tl.dot(q, k.T)
-    score = 1.4426950408889634 * table_qk + 1.4426950408889634 * bias_qk + 0.12751743082459868 * s  # log2 units
+    # log2 units
+    score = 1.4426950408889634 * table_qk + 1.4426950408889634 * bias_qk + 0.12751743082459868 * s
     if PARTIAL:
         keep = (kv_idx < kv_len)[None, :]
         score = tl.where(keep, score, float("-inf"))
@@ -48,10 +51,11 @@ def relative_bias_step(acc_v, m_i, l_i, q, row_term, k_tiles, v_tiles, kv_len, b
     return acc_v, m_i, l_i
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "heads", "heads_in_l2", "table_stride_0", "bias_stride_0", "bias_stride_1", "bias_stride_2"])
-def relative_bias_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads, heads_in_l2,
-                          table_stride_0, table_ptr, bias_stride_0, bias_stride_1, bias_stride_2, bias_ptr):
-    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+@triton.jit(do_not_specialize=["table_stride_0", "bias_stride_0", "bias_stride_1", "bias_stride_2", "q_len",
+                               "kv_len", "heads", "heads_in_l2"])
+def relative_bias_forward(q_tiles, k_tiles, v_tiles, table_ptr, bias_ptr, out_ptr, table_stride_0,
+                          bias_stride_0, bias_stride_1, bias_stride_2, q_len, kv_len, heads, heads_in_l2):
+    """64 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -87,24 +91,26 @@ def relative_bias_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, hea
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = (acc_v / total[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out_cells = out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def relative_bias(q, k, v, table, bias):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q.shape[0]
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 64)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    relative_bias_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 128]),
-                                                  TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
-                                                  TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
-                                                  out, q_len, kv_len, heads, heads_in_l2, table.stride(0),
-                                                  table, bias.stride(0), bias.stride(1), bias.stride(2),
-                                                  bias, num_warps=8, num_stages=2)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_tiles = TensorDescriptor(q, [*q.shape[:3], 128], [*q.stride()[:3], 1], [1, 1, 64, 128])
+    k_tiles = TensorDescriptor(k, [*k.shape[:3], 128], [*k.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
+    relative_bias_forward[(tiles * programs,)](q_tiles, k_tiles, v_tiles, table, bias, out, table.stride(0),
+                                               bias.stride(0), bias.stride(1), bias.stride(2), q_len, kv_len,
+                                               heads, heads_in_l2, num_warps=8, num_stages=2)
     return (out,)

@@ -1,4 +1,4 @@
-"""sigmoid_attention: forward, sm_90. Written by attngen.
+"""sigmoid_attention, forward, sm_90: by attngen.
 
 attention sigmoid_attention {
   query q : bf16[B, H, S, D]
@@ -9,7 +9,8 @@ attention sigmoid_attention {
   score = 0.08838834764831843 * dot(q, k) - log(kv_len)
   out = sum(sigmoid(score) * v)
 }
-Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=128, block_k=64, warps=4, stages=2, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -28,7 +29,7 @@ def sigmoid_attention_step(acc_v, q, factor, k_tiles, v_tiles, b, h, n, q_idx, P
     s = tl.dot(q, k.T)
     score = 0.08838834764831843 * s + factor
     if PARTIAL:
-        keep = (kv_idx[None, :] <= q_idx[:, None])
+        keep = kv_idx[None, :] <= q_idx[:, None]
     v = v_tiles.load([b, h, n, 0]).reshape(64, 128)  # [keys, D]
     w = tl.sigmoid(score)
     if PARTIAL:
@@ -39,7 +40,7 @@ def sigmoid_attention_step(acc_v, q, factor, k_tiles, v_tiles, b, h, n, q_idx, P
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "heads", "heads_in_l2"])
 def sigmoid_attention_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len, heads, heads_in_l2):
-    """128 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+    """128 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 128)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -66,24 +67,26 @@ def sigmoid_attention_forward(q_tiles, k_tiles, v_tiles, out_ptr, q_len, kv_len,
         acc_v = sigmoid_attention_step(acc_v, q, factor, k_tiles, v_tiles, b, h, n, q_idx, True)
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
-    out = (acc_v).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out = acc_v.to(out_ptr.dtype.element_ty)  # [queries, 128]
+    out_cells = out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def sigmoid_attention(q, k, v):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q.shape[0]
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 128)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    sigmoid_attention_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 128, 128]),
-                                                      TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
-                                                      TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
-                                                      out, q_len, kv_len, heads, heads_in_l2, num_warps=4,
-                                                      num_stages=2)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_tiles = TensorDescriptor(q, [*q.shape[:3], 128], [*q.stride()[:3], 1], [1, 1, 128, 128])
+    k_tiles = TensorDescriptor(k, [*k.shape[:3], 128], [*k.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
+    sigmoid_attention_forward[(tiles * programs,)](q_tiles, k_tiles, v_tiles, out, q_len, kv_len, heads,
+                                                   heads_in_l2, num_warps=4, num_stages=2)
     return (out,)

@@ -1,4 +1,4 @@
-"""sinks_gated: forward, sm_90. Written by attngen.
+"""sinks_gated, forward, sm_90: by attngen.
 
 attention sinks_gated {
   param window = 128
@@ -12,7 +12,8 @@ attention sinks_gated {
   score = 0.08838834764831843 * dot(q, k)
   out = sum(softmax(score, sink = sink[h]) * v) * sigmoid(g[b, h, q_idx])
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -24,14 +25,14 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
-def sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv, n,
+def sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, b, h_kv, n, q_pos,
                      PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
     k = k_tiles.load([b, h_kv, n, 0]).reshape(64, 128)  # [keys, D]
     s = tl.dot(q, k.T)
     if PARTIAL:
-        keep = (kv_idx[None, :] >= first_key[:, None]) & (kv_idx[None, :] < end_key[:, None])
+        keep = (kv_idx[None, :] >= first_key[:, None]) & (kv_idx[None, :] <= q_pos[:, None])
         s = tl.where(keep, s, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, 1) * 0.12751743082459868)
     m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if PARTIAL else m_new
@@ -45,9 +46,9 @@ def sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, end_key, b
 
 
 @triton.jit(do_not_specialize=["group", "q_len", "kv_len", "heads", "heads_in_l2"])
-def sinks_gated_forward(q_tiles, k_tiles, v_tiles, g_tiles, out_ptr, group, q_len, kv_len, heads,
-                        heads_in_l2, sink_ptr):
-    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
+def sinks_gated_forward(q_tiles, k_tiles, v_tiles, g_tiles, sink_ptr, out_ptr, group, q_len, kv_len, heads,
+                        heads_in_l2):
+    """64 queries of one head; heads that share the cache run together."""
     tiles = tl.cdiv(q_len, 64)
     program = tl.program_id(0)
     head_group = program // (tiles * heads_in_l2)
@@ -60,12 +61,12 @@ def sinks_gated_forward(q_tiles, k_tiles, v_tiles, g_tiles, out_ptr, group, q_le
     row1 = tl.minimum(row0 + 64, q_len)
     q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
+    q_pos = q_idx + (kv_len - q_len)  # key position of each query
     sink_base = sink_ptr + h
     q = q_tiles.load([b, h, row0, 0]).reshape(64, 128)  # [queries, D]
     sink = tl.load(sink_base)
     sink_scaled = 1.4426950408889634 * sink
-    first_key = kv_len + q_idx - q_len - 127  # [queries]
-    end_key = kv_len + q_idx - q_len + 1  # [queries]
+    first_key = q_pos - 127
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = tl.maximum(0, kv_len + row0 - q_len - 127) // 64 * 64
@@ -76,39 +77,42 @@ def sinks_gated_forward(q_tiles, k_tiles, v_tiles, g_tiles, out_ptr, group, q_le
     m_i = tl.full([64], float("-inf"), tl.float32)
     l_i = tl.zeros([64], tl.float32)
     for n in tl.range(lo, tl.minimum(full_lo, hi), 64, num_stages=3, disable_licm=True):
-        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv,
-                                           n, True)
+        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, b, h_kv, n,
+                                           q_pos, True)
     for n in tl.range(full_lo, full_hi, 64, num_stages=3, disable_licm=True):
-        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv,
-                                           n, False)
+        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, b, h_kv, n,
+                                           q_pos, False)
     for n in tl.range(full_hi, hi, 64, num_stages=3, disable_licm=True):
-        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, end_key, b, h_kv,
-                                           n, True)
+        acc_v, m_i, l_i = sinks_gated_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, first_key, b, h_kv, n,
+                                           q_pos, True)
     total = l_i + tl.exp2(sink_scaled - m_i)
     v_bar = acc_v / total[:, None]
 
     g = g_tiles.load([b, h, row0, 0]).reshape(64, 128)  # [queries, D]
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = (v_bar * tl.sigmoid(g.to(tl.float32))).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out_cells = out_head + (q_idx.to(tl.int64) * 128)[:, None] + tl.arange(0, 128)[None, :]
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def sinks_gated(q, k, v, sink, g):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = q.shape[0]
     heads = q.shape[1]
     q_len = q.shape[2]
     kv_len = k.shape[2]
     kv_heads = k.shape[1]
-    out = torch.empty((batch, heads, q_len, 128), dtype=torch.bfloat16, device=q.device)
+    out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     tiles = triton.cdiv(q_len, 64)
-    heads_total = batch * heads
+    programs = batch * heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    sinks_gated_forward[(tiles * heads_total,)](TensorDescriptor(q, [q.shape[0], q.shape[1], q.shape[2], 128], [q.stride(0), q.stride(1), q.stride(2), 1], [1, 1, 64, 128]),
-                                                TensorDescriptor(k, [k.shape[0], k.shape[1], k.shape[2], 128], [k.stride(0), k.stride(1), k.stride(2), 1], [1, 1, 64, 128]),
-                                                TensorDescriptor(v, [v.shape[0], v.shape[1], v.shape[2], 128], [v.stride(0), v.stride(1), v.stride(2), 1], [1, 1, 64, 128]),
-                                                TensorDescriptor(g, [g.shape[0], g.shape[1], g.shape[2], 128], [g.stride(0), g.stride(1), g.stride(2), 1], [1, 1, 64, 128]),
-                                                out, heads // kv_heads, q_len, kv_len, heads, heads_in_l2,
-                                                sink, num_warps=4, num_stages=3)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_tiles = TensorDescriptor(q, [*q.shape[:3], 128], [*q.stride()[:3], 1], [1, 1, 64, 128])
+    k_tiles = TensorDescriptor(k, [*k.shape[:3], 128], [*k.stride()[:3], 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [*v.shape[:3], 128], [*v.stride()[:3], 1], [1, 1, 64, 128])
+    g_tiles = TensorDescriptor(g, [*g.shape[:3], 128], [*g.stride()[:3], 1], [1, 1, 64, 128])
+    sinks_gated_forward[(tiles * programs,)](q_tiles, k_tiles, v_tiles, g_tiles, sink, out,
+                                             heads // kv_heads, q_len, kv_len, heads, heads_in_l2,
+                                             num_warps=4, num_stages=3)
     return (out,)

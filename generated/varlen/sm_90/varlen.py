@@ -1,4 +1,4 @@
-"""varlen: forward, sm_90. Written by attngen.
+"""varlen, forward, sm_90: by attngen.
 
 attention varlen {
   query q : bf16[T, Hq, D] packed(cu_q)
@@ -11,7 +11,8 @@ attention varlen {
   score = 0.08838834764831843 * dot(q, k)
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile, precision=ieee
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+  precision=ieee
 
 [attngen:generated]
 """
@@ -38,7 +39,7 @@ def sequence_of(starts, slot, batch, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, kv_len, end_key, h_kv, n, kv_start,
+def varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, h_kv, n, q_pos, kv_start, kv_len,
                 PARTIAL: tl.constexpr):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
@@ -47,7 +48,7 @@ def varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, kv_len, end_key, h_kv, n, 
         k = tl.where((kv_idx < kv_len)[:, None], k, 0.0)
     s = tl.dot(q, k.T)
     if PARTIAL:
-        keep = (kv_idx[None, :] < end_key[:, None])
+        keep = kv_idx[None, :] <= q_pos[:, None]
         s = tl.where(keep, s, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, 1) * 0.12751743082459868)
     m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if PARTIAL else m_new
@@ -62,18 +63,16 @@ def varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, kv_len, end_key, h_kv, n, 
     return acc_v, m_i, l_i
 
 
-@triton.jit(do_not_specialize=["group", "q_len", "kv_len", "heads", "batch", "heads_in_l2", "slots"])
-def varlen_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, kv_len, heads, batch, heads_in_l2,
-                   slots, cu_q_ptr, cu_kv_ptr):
-    """64 queries of one head. Heads whose keys fit in the L2 cache together run together."""
-    tiles = slots
+@triton.jit(do_not_specialize=["group", "heads", "batch", "heads_in_l2", "slots"])
+def varlen_forward(q_tiles, k_tiles, v_tiles, cu_q_ptr, cu_kv_ptr, out_ptr, group, heads, batch, heads_in_l2,
+                   slots):
+    """64 queries of one head; heads that share the cache run together."""
     program = tl.program_id(0)
-    head_group = program // (tiles * heads_in_l2)
-    in_group = program % (tiles * heads_in_l2)
-    bh = head_group * heads_in_l2 + in_group % heads_in_l2
-    # tiles of the packed sequences: sequence b owns slots from q_starts[b] // 64 + b on
-    slot = tiles - 1 - in_group // heads_in_l2
-    h = bh
+    head_group = program // (slots * heads_in_l2)
+    in_group = program % (slots * heads_in_l2)
+    h = head_group * heads_in_l2 + in_group % heads_in_l2
+    # sequence b owns the slots from q_starts[b] // 64 + b on, one for each of its tiles and one spare
+    slot = slots - 1 - in_group // heads_in_l2
     b = sequence_of(cu_q_ptr, slot, batch, 64)
     q_start = tl.load(cu_q_ptr + b)
     q_len = tl.load(cu_q_ptr + b + 1) - q_start
@@ -86,8 +85,8 @@ def varlen_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, kv_len, hea
     row1 = tl.minimum(row0 + 64, q_len)
     q_idx = row0 + tl.arange(0, 64)  # [queries]
     inside = q_idx < q_len
+    q_pos = q_idx + (kv_len - q_len)  # key position of each query
     q = q_tiles.load([0, h, q_start + row0, 0]).reshape(64, 128)  # [queries, D]
-    end_key = kv_len + q_idx - q_len + 1  # [queries]
 
     # keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi
     lo = 0
@@ -98,33 +97,40 @@ def varlen_forward(q_tiles, k_tiles, v_tiles, out_ptr, group, q_len, kv_len, hea
     m_i = tl.full([64], float("-inf"), tl.float32)
     l_i = tl.zeros([64], tl.float32)
     for n in tl.range(full_lo, full_hi, 64, num_stages=3):
-        acc_v, m_i, l_i = varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, kv_len, end_key, h_kv, n,
-                                      kv_start, False)
+        acc_v, m_i, l_i = varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, h_kv, n, q_pos, kv_start, kv_len,
+                                      False)
     for n in tl.range(full_hi, hi, 64, num_stages=3, disable_licm=True):
-        acc_v, m_i, l_i = varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, kv_len, end_key, h_kv, n,
-                                      kv_start, True)
+        acc_v, m_i, l_i = varlen_step(acc_v, m_i, l_i, q, k_tiles, v_tiles, h_kv, n, q_pos, kv_start, kv_len,
+                                      True)
     total = tl.where(l_i == 0.0, 1.0, l_i)  # a row with no key gives 0
 
     out_head = out_ptr + h.to(tl.int64) * 128
     out = (acc_v / total[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]
-    tl.store(out_head + ((q_start + q_idx).to(tl.int64) * (heads * 128))[:, None] + tl.arange(0, 128)[None, :], out, mask=inside[:, None])
+    out_cells = (
+        out_head + ((q_start + q_idx).to(tl.int64) * (heads * 128))[:, None] + tl.arange(0, 128)[None, :]
+    )
+    tl.store(out_cells, out, mask=inside[:, None])
 
 
 def varlen(q, k, v, cu_q, cu_kv):
-    """Launches the kernel; the tensors have been checked. Returns the results in the order of the spec."""
+    """Launches the kernels; the tensors have been checked. Returns the results in the order of the spec."""
     batch = cu_q.shape[0] - 1
     heads = q.shape[1]
     q_len = q.shape[0]
     kv_len = k.shape[0]
     kv_heads = k.shape[1]
-    out = torch.empty((q_len, heads, 128), dtype=torch.bfloat16, device=q.device)
-    tiles = q_len // 64 + batch  # an upper bound; empty ones return at once
-    heads_total = heads
+    out = q.new_empty((q_len, heads, 128), dtype=torch.bfloat16)
+    tiles = q_len // 64 + batch  # an upper bound
+    programs = heads
     in_l2 = max(1, 26214400 // max(1, kv_len * 512))
-    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), heads_total & -heads_total)
-    varlen_forward[(tiles * heads_total,)](TensorDescriptor(q, [1, q.shape[1], q.shape[0], 128], [q.stride(0), q.stride(1), q.stride(0), 1], [1, 1, 64, 128]),
-                                           TensorDescriptor(k, [1, k.shape[1], k.shape[0], 128], [k.stride(0), k.stride(1), k.stride(0), 1], [1, 1, 64, 128]),
-                                           TensorDescriptor(v, [1, v.shape[1], v.shape[0], 128], [v.stride(0), v.stride(1), v.stride(0), 1], [1, 1, 64, 128]),
-                                           out, heads // kv_heads, q_len, kv_len, heads, batch, heads_in_l2,
-                                           tiles, cu_q, cu_kv, num_warps=4, num_stages=3)
+    # a power of two that divides the number of programs of a tile
+    heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)
+    q_tiles = TensorDescriptor(q, [1, q.shape[1], q.shape[0], 128],
+                               [q.stride(0), q.stride(1), q.stride(0), 1], [1, 1, 64, 128])
+    k_tiles = TensorDescriptor(k, [1, k.shape[1], k.shape[0], 128],
+                               [k.stride(0), k.stride(1), k.stride(0), 1], [1, 1, 64, 128])
+    v_tiles = TensorDescriptor(v, [1, v.shape[1], v.shape[0], 128],
+                               [v.stride(0), v.stride(1), v.stride(0), 1], [1, 1, 64, 128])
+    varlen_forward[(tiles * programs,)](q_tiles, k_tiles, v_tiles, cu_q, cu_kv, out, heads // kv_heads,
+                                        heads, batch, heads_in_l2, tiles, num_warps=4, num_stages=3)
     return (out,)

@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 
 from attngen.core.dtype import Dtype
+from attngen.ir import build
 from attngen.ir.attention import Tensor
 from attngen.ir.backward import KEEP
 from attngen.ir.expr import Axes, Known, Load, Reduced, Where, children
 from attngen.ir.walk import walk
 from attngen.passes.differentiate import differentiate
 from attngen.passes.differentiate_finish import expressions
+from attngen.passes.differentiate_rows import plus
 from attngen.passes.differentiate_text import describe_backward
 from attngen.passes.online import online
 from tests.laws import online_specs as specs
@@ -30,9 +32,11 @@ from tests.laws.online_formulas import (
     r,
     sigmoid,
     softmax,
+    tanh,
     top,
     total,
     v,
+    where,
 )
 
 SIZES = {"B": 2, "H": 2, "Hq": 4, "Hkv": 2, "S": 19, "Sq": 13, "Skv": 19, "T": 23, "D": 8, "Dv": 6}
@@ -268,3 +272,28 @@ def test_scores_read_by_two_positions_keep_their_loads():
     assert isinstance(store.of, Load)
     assert (store.map, store.reduces) == ("tile", ("b", "h"))
     assert children(store.of) == (QI.e, KI.e)
+
+
+def test_a_row_that_a_later_score_reads_is_saved_though_it_is_a_result():
+    y = total(softmax(S0) * v)
+    back = backward_of({"out": total(softmax(dot(q + y, k)) * v), "y": y})
+    assert [e.what for e in back.saved] == ["lse", "lse", "moment"]
+    assert [name for name, _ in back.results] == ["out"]
+
+
+def test_a_row_that_stands_twice_in_a_result_is_not_read_from_it():
+    y = total(softmax(S0) * v)
+    back = backward_of({"out": y + tanh(y)})
+    assert [e.what for e in back.saved] == ["lse", "moment"]
+    assert back.results == ()
+
+
+def test_masks_join_only_where_they_are_one():
+    one, other = (load("x", QI) < c for c in (0.0, 1.0))
+    a, b = load("a", QI), load("b", QI)
+    same = plus(where(one, a, 0).e, where(one, b, 0).e)
+    assert same is where(one, a + b, 0).e
+    apart = where(one, a, 0).e, where(other, b, 0).e
+    assert plus(*apart) is build.add(*apart)
+    sides = where(one, a, 0).e, where(one, 0, b).e
+    assert plus(*sides) is build.add(*sides)

@@ -146,7 +146,7 @@ def test_what_has_no_backward_yet_is_said_at_the_call():
 def test_a_second_derivative_is_refused():
     kernel, given = made(TEXT % "twice"), arguments()
     (first,) = torch.autograd.grad(loss(kernel(*given)), given[:1], create_graph=True)
-    with pytest.raises(CallError, match="E519"):
+    with pytest.raises(CallError, match="E522"):
         first.sum().backward()
 
 

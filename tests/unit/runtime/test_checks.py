@@ -2,16 +2,18 @@
 
 import pytest
 import torch
-from runtime_specs import flash, spec, tensor, varlen, windowed
 
 from attngen.core.diagnostics import CallError
 from attngen.core.dtype import Dtype
 from attngen.ir import build
 from attngen.ir.expr import Index, Load
-from attngen.runtime.checks import FARTHEST, Checker, _farthest, feature_names
+from attngen.runtime.checks import FARTHEST, Checker, _farthest
+from attngen.runtime.interface import feature_names
 from attngen.runtime.kernel import Kernel
 from attngen.runtime.launch import signature
-from attngen.runtime.scalars import FAR, lone_scalars
+from attngen.runtime.lone import lone_scalars
+from attngen.runtime.scalars import FAR
+from tests.unit.runtime.runtime_specs import flash, spec, tensor, varlen, windowed
 
 
 def tensors(b=2, hq=4, hkv=2, sq=8, skv=9, d=16, dv=16, dtype=torch.bfloat16):

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from standin_kernel import EMITTED
 
 from attngen.core.diagnostics import SpecError
 from attngen.core.resources import PACKAGE
@@ -15,6 +14,7 @@ from attngen.runtime import crosscompile
 from attngen.runtime.binary import hsaco_report, ptxas_report
 from attngen.runtime.cache import Cache
 from attngen.runtime.crosscompile import compile_for, compile_many
+from tests.unit.runtime.standin_kernel import EMITTED
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ assert "triton" not in sys.modules
 assert prepare_interpreter()
 import torch
 from attngen.runtime.load import load_module
-from standin_kernel import EMITTED
+from tests.unit.runtime.standin_kernel import EMITTED
 q = torch.arange(256.0).reshape(2, 128)
 assert torch.equal(load_module(EMITTED).scale(q, 2)[0], q * 2)
 """
@@ -142,6 +142,7 @@ except ValueError as error:
     print(error)
 """
     command = [sys.executable, "-c", code, str(PACKAGE.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=NO_GPU)
+    environment = {k: v for k, v in NO_GPU.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "E516" in done.stdout
     assert "TRITON_INTERPRET=1 python" in done.stdout

@@ -10,9 +10,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runtime_specs import flash, spec, windowed
-from sparse import sparse_rows
-from test_checks import tensors
 
 import attngen
 import attngen.core.resources
@@ -22,6 +19,9 @@ from attngen.runtime import kernel as module
 from attngen.runtime.cache import Cache
 from attngen.runtime.kernel import Kernel, read
 from attngen.runtime.launch import align, aligned, signature
+from tests.unit.runtime.runtime_specs import flash, spec, windowed
+from tests.unit.runtime.sparse import sparse_rows
+from tests.unit.runtime.test_checks import tensors
 
 
 def test_importing_attngen_imports_no_torch():

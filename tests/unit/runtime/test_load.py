@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from standin_kernel import EMITTED, SOURCE
 
 from attngen.backend.emitted import Emitted
 from attngen.core.diagnostics import SpecError
 from attngen.runtime.load import check_source, load_module, source_path
+from tests.unit.runtime.standin_kernel import EMITTED, SOURCE
 
 HOSTILE = [
     "import os",

@@ -13,7 +13,7 @@ from attngen.frontend import load
 from attngen.ir.index import TRUE, Element, number, of, var
 from attngen.ir.index_build import both, either, equal, le, lt
 from attngen.passes.pipeline import build_program
-from attngen.runtime.checks import feature_names
+from attngen.runtime.interface import feature_names
 from attngen.runtime.predict import predict, products_per_pair
 from attngen.runtime.report import explain
 from attngen.runtime.support import require_supported

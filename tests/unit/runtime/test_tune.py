@@ -6,8 +6,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from runtime_specs import flash, spec
-from test_checks import tensors
 
 from attngen.core.diagnostics import SpecError
 from attngen.core.target import find_target
@@ -16,6 +14,8 @@ from attngen.runtime import tune as module
 from attngen.runtime.kernel import Kernel
 from attngen.runtime.tune import tune, tuned, use_tuned
 from attngen.schedule.schedule import Schedule
+from tests.unit.runtime.runtime_specs import flash, spec
+from tests.unit.runtime.test_checks import tensors
 
 DEFAULT = Schedule(64, 64, 4, 2, "pointer")
 SLOW, FAST, WRONG, BROKEN = (dataclasses.replace(DEFAULT, warps=w) for w in (1, 2, 8, 16))

@@ -1,1 +1,1 @@
-"""The backward of a program: a rows kernel, a loop over keys (dQ) and a loop over queries (dK, dV)."""
+"""The backward of a program: a rows kernel, a loop over keys (dQ), one over queries (dK, dV)."""

@@ -1,6 +1,8 @@
-"""Binding of backward code: weights come back from the saved normaliser, masked where they are made."""
+"""Binding of backward code: weights come back from the saved normaliser, masked where made."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from attngen.backend.triton.binder import Binder
 from attngen.backend.triton.context import ANCHOR
@@ -16,10 +18,12 @@ from attngen.passes.score import split_score
 class BackwardBinder(Binder):
     """A Binder that can recompute softmax weights.
 
-    plan: classes by index; has_keep: whether partial tiles have a condition.
+    plan: classes by index; norms: the number that stands for each normaliser; has_keep: whether
+    partial tiles have a condition.
     """
 
     plan: OnlinePlan
+    norms: Mapping[Expr, Expr]
     has_keep = False
     half = ""
 
@@ -32,7 +36,7 @@ class BackwardBinder(Binder):
         super().place(e, user_shape)
 
     def _recompute(self, e: Recomputed) -> None:
-        """p = exp2(score - norm), both in log2 units; terms of the row are part of the norm."""
+        """P = exp2(score - norm), both in log2 units; terms of the row are part of the norm."""
         weights = self.plan.classes[e.index]
         parts = split_score(e.score)
         score, factor = printed_score(parts, weights, ANCHOR, self.half)
@@ -49,14 +53,11 @@ class BackwardBinder(Binder):
         self.printer.bound[e] = name
 
     def _norm(self, e: Recomputed, is_bounded: bool, shift: Expr | None) -> str:
-        """The normaliser of each row in log2 units; infinite for rows without keys and past the end."""
-        norm = e.norm if shift is None or is_bounded else build.sub(e.norm, shift)
-        scaled = build.mul(build.const(LOG2E), norm)
-        self.place(e.norm, ROW)
-        self.place(scaled, ROW)
-        own = self.printer.text(e.norm)
-        name = self.names.take("norm")
-        live = f'inside & ({own} > float("-inf"))'
-        text = self.printer.text(scaled)
-        self.sections[ROW].append(f'{name} = tl.where({live}, {text}, float("inf"))')
-        return name
+        """The normaliser of each row in log2 units, less what the score leaves out of a row."""
+        norm = self.norms[e.norm]
+        if shift is not None and not is_bounded:
+            norm = build.sub(norm, build.mul(build.const(LOG2E), shift))
+        self.place(norm, ROW)
+        if norm not in self.printer.bound:
+            self.bind(norm, "norm", ROW)
+        return self.printer.bound[norm]

@@ -14,7 +14,7 @@ from attngen.backend.triton.layout import Layout, cut_alike, rows_of, side_tenso
 from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.dtype import Dtype
 from attngen.ir import build
-from attngen.ir.attention import Attention, Axis, Tensor
+from attngen.ir.attention import Axis, Tensor
 from attngen.ir.backward import KEEP, BackwardPlan, Definition, Gradient, HeadSum, TilePass
 from attngen.ir.expr import Dot, Expr, Hot, Index, Known, Load, Recomputed, Reduced, Row, Side
 from attngen.ir.program import Program
@@ -29,7 +29,9 @@ class Backward:
 
     program: the forward's, with the further tensors declared; rows: the pass, over those tensors;
     saved, results, seeds: further tensors the caller hands over, with what they hold;
-    made: tensor of each leaf the rows kernel defines; masked: coefficients the mask must zero.
+    made: tensor of each leaf the rows kernel defines; masked: coefficients the mask must zero;
+    norms: tensor of each normaliser, which the rows kernel turns to log2 units, infinite on rows
+    without keys.
     """
 
     program: Program
@@ -42,6 +44,19 @@ class Backward:
     seeds: tuple[tuple[str, str], ...]
     made: Mapping[Known, str]
     masked: frozenset[Expr]
+    norms: Mapping[Expr, str]
+
+    @property
+    def numbers(self) -> list[str]:
+        """Tensors of numbers per query that are laid out [batch, heads, padded queries]."""
+        names = [*self.made.values(), *self.norms.values()]
+        tensors = {t.name: t for t in self.program.attention.tensors}
+        return [n for n in names if tensors[n].axes[-1].name == "padded"]
+
+    def number(self, name: str) -> Load:
+        """The read of a number per query."""
+        t = self.program.attention.tensor(name)
+        return Load(name, tuple(Index(INDEX[a.role]) for a in t.axes), "float")
 
     @property
     def given(self) -> list[str]:
@@ -67,7 +82,13 @@ def backward_program(program: Program, plan: BackwardPlan) -> Backward:
     (tiles,) = plan.passes
     for d in tiles.definitions:
         made[d.leaf] = maker.name(d.leaf.name)
-        maker.add(d.leaf, made[d.leaf], maker.half if d.leaf.width else Dtype.F32)
+        if d.leaf.width is None:
+            maker.add_number(d.leaf, made[d.leaf])
+        else:
+            maker.add(d.leaf, made[d.leaf], maker.half)
+    norms = {n: maker.name(f"norm_{i}") for i, n in enumerate(_norms(tiles))}
+    for n, name in norms.items():
+        maker.add_number(Known(name, n.axes, None, "float"), name)
     attention = replace(
         program.attention, tensors=(*program.attention.tensors, *maker.tensors), names={}
     )
@@ -82,6 +103,7 @@ def backward_program(program: Program, plan: BackwardPlan) -> Backward:
         seeds,
         made,
         frozenset(maker.masked),
+        {maker.read(n): name for n, name in norms.items()},
     )
 
 
@@ -116,6 +138,16 @@ class _Maker:
         wide = Axis(f"{name} columns", "feature", size(leaf.feature))
         self.tensors.append(Tensor(name, "query", dtype, (*self.axes, wide), packed=self.packed))
         self.table[leaf] = Row(name, Side.QUERY, size(leaf.feature), 0)
+
+    def add_number(self, leaf: Expr, name: str) -> None:
+        """Declare a number per query of the rows kernel: [batch, heads, queries padded to 64]."""
+        if self.packed:
+            self.add(leaf, name, Dtype.F32)
+            return
+        axes = (Axis("B", "batch"), Axis("H", "head"), Axis("padded", "position"))
+        self.tensors.append(Tensor(name, "input", Dtype.F32, axes))
+        index = (Index("b"), Index("h"), Index("q_idx"))
+        self.table[leaf] = Load(name, index, "float")
 
     def read(self, e: Expr) -> Expr:
         """An expression over leaves, over tensors."""
@@ -154,7 +186,7 @@ def expressions(b: Backward) -> list[Expr]:
 
 
 def backward_layout(b: Backward) -> Layout:
-    """Cut feature axes: operands of a dot, and a sum of rows with what it adds up, are cut alike."""
+    """Cut feature axes: operands of a dot, a sum of rows and what it adds up, are cut alike."""
     roots = expressions(b)
     together = [rows_of([d.a, d.b]) for d in walk(*roots) if isinstance(d, Dot)]
     for r in b.tiles.rows:
@@ -165,6 +197,13 @@ def backward_layout(b: Backward) -> Layout:
             together.append([own, *rows_of([d.value])])
     together += [rows_of([g.of, g.value]) for g in b.gradients if isinstance(g.of, Row)]
     return cut_alike(together)
+
+
+def _norms(p: TilePass) -> list[Expr]:
+    """Normalisers of the weights that are recomputed, in order."""
+    roots = [x.coefficient for r in p.rows for x in r.products] + [n.value for n in p.numbers]
+    roots += [s.value for s in p.stores]
+    return list(dict.fromkeys(e.norm for e in walk(*roots) if isinstance(e, Recomputed)))
 
 
 def _what(r: Reduced, i: int) -> str:
@@ -187,6 +226,3 @@ def _require(plan: BackwardPlan) -> None:
 def _not_built(what: str) -> SpecError:
     message = f"{what} is not built yet in the triton backend"
     return SpecError(Diagnostic("E430", message, help="call the kernel under torch.no_grad()"))
-
-
-__all__ = ["Backward", "Recomputed", "backward_layout", "backward_program", "expressions"]

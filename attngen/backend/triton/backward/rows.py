@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 from attngen.backend.templates import render
-from attngen.backend.triton.backward.program import Backward
-from attngen.backend.triton.backward.store import Stores
-from attngen.backend.triton.context import Context
-from attngen.backend.triton.layout import Layout
+from attngen.backend.triton.backward.base import BackwardContext
+from attngen.backend.triton.layout import size
+from attngen.backend.triton.printer import LOG2E
 from attngen.backend.triton.shape import ROW, SCALAR
 from attngen.backend.triton.tensors import POINTER, group_lines
 from attngen.backend.triton.text import prune
-from attngen.core.target import Target
+from attngen.ir import build
 from attngen.ir.attention import Tensor
 from attngen.ir.backward import Definition
-from attngen.ir.expr import Index, Load, Row, Side
-from attngen.schedule.schedule import Schedule
-
-INDEX = {"batch": "b", "head": "h", "position": "q_idx"}
+from attngen.ir.expr import Expr, Row, Side
 
 
-class RowsKernel(Context):
+class RowsKernel(BackwardContext):
     """One tile of queries of one head, no loop."""
-
-    def __init__(self, backward: Backward, schedule: Schedule, target: Target, entry: str, cuts: Layout) -> None:
-        super().__init__(backward.program, schedule, target, entry, None, cuts)
-        self.backward = backward
-        self.stores = Stores(self)
 
     @property
     def needed(self) -> bool:
         """Whether there is anything to do."""
         b = self.backward
         places = {g.place for g in b.gradients} | {s.place for s in b.sums}
-        return bool(b.tiles.definitions) or "rows" in places
+        return bool(b.tiles.definitions or b.norms) or "rows" in places
 
     def kernel(self) -> tuple[str, list[str]]:
         """(body, parameter names)."""
@@ -41,6 +32,8 @@ class RowsKernel(Context):
         lines: list[str] = []
         for d in self.backward.tiles.definitions:
             lines += self._define(d)
+        for norm, name in self.backward.norms.items():
+            lines += self._norm(norm, name)
         lines += self._flush(self.stores.epilogue("rows"))
         loaded = [t for t in self.binder.query_tiles if t not in self.backward.made.values()]
         body = render(
@@ -49,7 +42,9 @@ class RowsKernel(Context):
             single=self.programs == "1",
             packed=self._packed(),
             head_lines=heads,
-            position_lines=[] if self.attention.same_length else ["q_pos = q_idx + (kv_len - q_len)"],
+            position_lines=[]
+            if self.attention.same_length
+            else ["q_pos = q_idx + (kv_len - q_len)"],
             base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
             tiles=[self.streams.views[t] for t in loaded],
             lines=lines,
@@ -69,26 +64,42 @@ class RowsKernel(Context):
         name = self.backward.made[d.leaf]
         t = self.attention.tensor(name)
         self.binder.note_rows(d.value)
-        self.stores._numbers(d.value)
+        self.stores.numbers(d.value)
         if d.leaf.feature is None:
             return self._number(d, t)
         texts = self.binder.chunk_texts(d.value)
-        row = Row(name, Side.QUERY, t.axes[-1].size, 0)
+        row = Row(name, Side.QUERY, size(t.axes[-1].size), 0)
         pointer = self.parameters.add(f"{name}_ptr", f"*{POINTER[t.dtype]}", name, True)
-        rows, inside = self.stores._cells(t, name, pointer, Side.QUERY)
+        rows, inside = self.stores.cells(t, name, pointer, Side.QUERY)
         lines = []
         for text, c in zip(texts, self.binder.chunks(row), strict=True):
             own = self.streams.tiles[name, c.start]
             columns = f"tl.arange(0, {c.block})"
             at = columns if c.start == 0 else f"({c.start} + {columns})"
-            mask = f"{inside}[:, None]" + (f" & ({columns} < {c.width})[None, :]" if c.padded else "")
+            mask = f"{inside}[:, None]" + (
+                f" & ({columns} < {c.width})[None, :]" if c.padded else ""
+            )
             lines.append(f"{own} = ({text}).to({pointer}.dtype.element_ty)")
             lines.append(f"tl.store({rows}[:, None] + {at}[None, :], {own}, mask={mask})")
         return self._flush(lines)
 
+    def _norm(self, norm: Expr, name: str) -> list[str]:
+        """A normaliser in log2 units; infinite on rows without keys: no weight comes back."""
+        self.binder.count(norm)
+        self.binder.place(norm, ROW)
+        text = self.printer.text(norm)
+        scaled = self.printer.text(build.mul(build.const(LOG2E), norm))
+        cells, mask = self.inputs.cells(
+            self.attention.tensor(name), self.backward.number(name), self.printer
+        )
+        own = self.names.take(name)
+        live = f'{text} > float("-inf")'
+        line = f'{own} = tl.where({live}, {scaled}, float("inf"))'
+        return self._flush([line, f"tl.store({cells}, {own}, mask={mask})"])
+
     def _number(self, d: Definition, t: Tensor) -> list[str]:
         own = self.names.take(t.name)
-        load = Load(t.name, tuple(Index(INDEX[a.role]) for a in t.axes), "float")
+        load = self.backward.number(t.name)
         self.binder.place(d.value, ROW)
         text = self.printer.text(d.value)
         cells, mask = self.inputs.cells(t, load, self.printer)

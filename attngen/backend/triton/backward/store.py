@@ -7,69 +7,54 @@ Every sum has a fixed order, so two runs give the same bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from attngen.backend.triton.backward.ledger import Ledger, not_built
 from attngen.backend.triton.layout import size
-from attngen.backend.triton.shape import COLUMN, ROW
+from attngen.backend.triton.shape import COLUMN, ROW, TILE
 from attngen.backend.triton.tensors import POINTER, head_index
-from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.dtype import Dtype
-from attngen.ir import build
 from attngen.ir.attention import Axis, Tensor
 from attngen.ir.backward import Gradient, HeadSum, TileStore
-from attngen.ir.expr import Binary, Const, Expr, Index, Known, Load, Row, Side, Unary
+from attngen.ir.expr import Expr, Index, Known, Load, Row, Side
 from attngen.ir.walk import walk
 
 if TYPE_CHECKING:
-    from attngen.backend.triton.context import Context
+    from attngen.backend.triton.backward.base import BackwardContext
 
-TORCH = {Dtype.F16: "torch.float16", Dtype.BF16: "torch.bfloat16", Dtype.F32: "torch.float32"}
 POSITION = {"q_idx": "q_len", "kv_idx": "kv_len"}
 
 
-@dataclass
-class Ledger:
-    """What the host does around the kernels.
+@dataclass(frozen=True)
+class Buckets:
+    """Sums of a tile by a computed index; line: the step's; lead: indices before the bucket's."""
 
-    allocations, finishing: lines; parts: for each tensor the arrays that add up to its gradient.
-    """
-
-    allocations: list[str] = field(default_factory=list)
-    finishing: list[str] = field(default_factory=list)
-    parts: dict[str, list[str]] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)
-
-    def name(self, wish: str) -> str:
-        """An array name not taken yet."""
-        name, count = wish, 1
-        while name in self.taken:
-            name, count = f"{wish}_{count}", count + 1
-        self.taken.add(name)
-        return name
-
-    def part(self, tensor: str, text: str) -> None:
-        """Add an array (or an expression) to the gradient of a tensor."""
-        self.parts.setdefault(tensor, []).append(text)
+    name: str
+    line: str
+    tensor: Tensor
+    lead: tuple[str, ...]
+    count: int
+    slots: int
 
 
 class Stores:
-    """Stores of one kernel. `kernel` is its Context with `backward`, `sums` and `ledger`."""
+    """Stores of one kernel."""
 
-    def __init__(self, kernel: Context) -> None:
+    def __init__(self, kernel: BackwardContext) -> None:
         self.kernel = kernel
         self.ledger = Ledger()
-        self.histograms: list[tuple[str, str, int]] = []
+        self.buckets: list[Buckets] = []
 
     # --- gradients of one place -------------------------------------------------------------------
     def epilogue(self, place: str) -> list[str]:
         """Lines after the loop: every gradient and head sum of that place."""
-        backward = self.kernel.backward  # type: ignore[attr-defined]
+        backward = self.kernel.backward
         self._bind_sums()
         lines: list[str] = []
         for g in backward.gradients:
             if g.place == place:
-                lines += self._row(g) if isinstance(g.of, Row) else self._number(g, g.of)
+                lines += self._row(g, g.of) if isinstance(g.of, Row) else self._number(g, g.of)
         for s in backward.sums:
             if s.place == place:
                 lines += self._head_sum(s)
@@ -79,47 +64,54 @@ class Stores:
         return lines
 
     def _bind_sums(self) -> None:
-        for leaf, s in getattr(self.kernel, "sums", {}).items():
+        for leaf, s in self.kernel.sums.items():
             if leaf.feature is None:
                 self.kernel.printer.bound[leaf] = s.names[0]
 
     def _leaf_chunks(self) -> dict[Expr, list[str]]:
-        sums = getattr(self.kernel, "sums", {})
+        sums = self.kernel.sums
         return {leaf: list(s.names) for leaf, s in sums.items() if leaf.feature is not None}
 
-    def _row(self, g: Gradient) -> list[str]:
+    def _row(self, g: Gradient, of: Row) -> list[str]:
         """A row gradient, in the layout and dtype of its tensor."""
-        k, of = self.kernel, g.of
-        assert isinstance(of, Row)  # noqa: S101 - the caller has looked
+        k = self.kernel
         self._require_in_kernel(g)
         t = k.attention.tensor(of.tensor)
         array = self.ledger.name(f"d_{t.name}")
         whole = of.start == 0 and size(of.width) == size(t.axes[-1].size)
         make = "empty" if whole else "zeros"
-        self.ledger.allocations.append(f"{array} = torch.{make}({t.name}.shape, dtype={t.name}.dtype, device={t.name}.device)")
+        self.ledger.allocations.append(
+            f"{array} = torch.{make}({t.name}.shape, dtype={t.name}.dtype, device={t.name}.device)"
+        )
         self.ledger.part(t.name, array)
         k.binder.note_rows(g.value)
-        self._numbers(g.value)
+        self.numbers(g.value)
         texts = k.binder.chunk_texts(g.value, self._leaf_chunks())
         pointer = k.parameters.add(f"{array}_ptr", f"*{POINTER[t.dtype]}", array, True)
-        rows, inside = self._cells(t, array, pointer, of.side)
+        rows, inside = self.cells(t, array, pointer, of.side)
         lines = []
         for i, (text, c) in enumerate(zip(texts, k.binder.chunks(of), strict=True)):
             columns = f"tl.arange(0, {c.block})"
             at = columns if c.start == 0 else f"({c.start} + {columns})"
-            mask = f"{inside}[:, None]" + (f" & ({columns} < {c.width})[None, :]" if c.padded else "")
+            mask = f"{inside}[:, None]" + (
+                f" & ({columns} < {c.width})[None, :]" if c.padded else ""
+            )
             name = k.names.take(array if len(texts) == 1 else f"{array}_{i}")
             lines.append(f"{name} = ({text}).to({pointer}.dtype.element_ty)")
             lines.append(f"{name}_cells = {rows}[:, None] + {at}[None, :]")
             lines.append(f"tl.store({name}_cells, {name}, mask={mask})")
         return lines
 
-    def _cells(self, t: Tensor, array: str, pointer: str, side: Side) -> tuple[str, str]:
+    def cells(self, t: Tensor, array: str, pointer: str, side: Side) -> tuple[str, str]:
         """(pointers to the rows of a tile, which of them exist)."""
         k = self.kernel
         start = ("q_start + " if side is Side.QUERY else "kv_start + ") if t.packed else ""
         vector, inside = ("q_idx", "inside") if side is Side.QUERY else ("kv_idx", "live")
-        index = {"batch": "b", "head": self._head(t, side), "position": f"({start}{vector})" if start else vector}
+        index = {
+            "batch": "b",
+            "head": self._head(t, side),
+            "position": f"({start}{vector})" if start else vector,
+        }
         base, rows = [pointer], ""
         for i, a in enumerate(t.axes):
             if a.role not in index or index[a.role] == "0":
@@ -134,23 +126,23 @@ class Stores:
         return f"({array}_head + {rows})", inside
 
     def _head(self, t: Tensor, side: Side) -> str:
-        grouped = getattr(self.kernel, "grouped", False)
+        grouped = self.kernel.grouped
         index = head_index(t, self.kernel.sizes)
         return "h_kv" if side is Side.KEY and grouped and index != "0" else index
 
     def _require_in_kernel(self, g: Gradient) -> None:
-        grouped = getattr(self.kernel, "grouped", False)
+        grouped = self.kernel.grouped
         left = [r for r in g.reduces if not (grouped and r in ("group", "h"))]
         if left:
-            raise _not_built(f"the gradient of {g.tensor} summed over {', '.join(left)}")
+            raise not_built(f"the gradient of {g.tensor} summed over {', '.join(left)}")
 
     # --- numbers ----------------------------------------------------------------------------------
     def _number(self, g: Gradient, of: Load) -> list[str]:
         """One number per query or per key."""
         k = self.kernel
-        if getattr(k, "grouped", False) and Index("h") in of.index:
-            raise _not_built(f"the gradient of {of.tensor} per query head beside grouped keys")
-        self._numbers(g.value)
+        if k.grouped and Index("h") in of.index:
+            raise not_built(f"the gradient of {of.tensor} per query head beside grouped keys")
+        self.numbers(g.value)
         k.binder.place(g.value, ROW if g.place != "keys" else COLUMN)
         text = k.printer.text(g.value)
         target, load = self._destination(of, g.reduces)
@@ -163,20 +155,25 @@ class Stores:
         t = k.attention.tensor(of.tensor)
         plain = [i.name for i in of.index if isinstance(i, Index)]
         if len(plain) != len(of.index):
-            raise _not_built(f"the gradient of {t.name} at computed positions")
+            raise not_built(f"the gradient of {t.name} at computed positions")
         if not reduces:
             array = self.ledger.name(f"d_{t.name}")
-            self.ledger.allocations.append(f"{array} = torch.zeros({t.name}.shape, dtype={t.name}.dtype, device={t.name}.device)")
+            like = f"{t.name}.shape, dtype={t.name}.dtype, device={t.name}.device"
+            self.ledger.allocations.append(f"{array} = torch.zeros({like})")
             self.ledger.part(t.name, array)
             return Tensor(array, "input", t.dtype, t.axes), Load(array, of.index, "float")
         array = self.ledger.name(f"d_{t.name}_parts")
         names = ["b", "h", *(n for n in plain if n in POSITION)]
         counts = [self._count(n) for n in names]
         device = f"device={t.name}.device"
-        self.ledger.allocations.append(f"{array} = torch.zeros(({', '.join(counts)}), dtype=torch.float32, {device})")
+        self.ledger.allocations.append(
+            f"{array} = torch.zeros(({', '.join(counts)}), dtype=torch.float32, {device})"
+        )
         self._finish(t.name, array, names, plain)
         axes = tuple(Axis(n, "feature") for n in names)
-        return Tensor(array, "input", Dtype.F32, axes), Load(array, tuple(Index(n) for n in names), "float")
+        return Tensor(array, "input", Dtype.F32, axes), Load(
+            array, tuple(Index(n) for n in names), "float"
+        )
 
     def _count(self, index: str) -> str:
         s = self.kernel.sizes
@@ -191,7 +188,8 @@ class Stores:
             text += f".permute({', '.join(str(left.index(n)) for n in want)})"
         self.ledger.part(tensor, f"{text}.to({tensor}.dtype)")
 
-    def _numbers(self, e: Expr) -> None:
+    def numbers(self, e: Expr) -> None:
+        """Make the numbers of an expression printable where the kernel owns its rows."""
         k = self.kernel
         k.binder.count(e)
         for x in walk(e):
@@ -201,14 +199,16 @@ class Stores:
     # --- sums over tiles --------------------------------------------------------------------------
     def _head_sum(self, s: HeadSum) -> list[str]:
         k = self.kernel
-        self._numbers(s.value)
+        self.numbers(s.value)
         k.binder.place(s.value, k.owner.shape)
         inside = k.owner.inside
-        return self._partial(s.leaf, f"tl.sum(tl.where({inside}, {k.printer.text(s.value)}, 0.0), 0)")
+        return self._partial(
+            s.leaf, f"tl.sum(tl.where({inside}, {k.printer.text(s.value)}, 0.0), 0)"
+        )
 
     def _tile_sums(self) -> list[str]:
         lines: list[str] = []
-        for leaf, s in getattr(self.kernel, "sums", {}).items():
+        for leaf, s in self.kernel.sums.items():
             if not leaf.level.value:
                 lines += self._partial(leaf, f"tl.sum(tl.where(inside, {s.names[0]}, 0.0), 0)")
         return lines
@@ -220,7 +220,9 @@ class Stores:
         tiles, tile = self._tiles()
         query = k.outputs.query.name
         shape = f"({k.sizes.batch}, {k.sizes.heads}, {tiles})"
-        self.ledger.allocations.append(f"{array} = torch.zeros({shape}, dtype=torch.float32, device={query}.device)")
+        self.ledger.allocations.append(
+            f"{array} = torch.zeros({shape}, dtype=torch.float32, device={query}.device)"
+        )
         self.ledger.finishing.append(f"{leaf.name} = {array}.sum(-1)  # [batch, heads]")
         k.parameters.add(f"{array}_ptr", "*fp32", array, True)
         k.parameters.add(f"{array}_tiles", "i32", tiles)
@@ -232,113 +234,67 @@ class Stores:
         """(host: number of tiles, kernel: which one)."""
         k = self.kernel
         if k.facts.packed:
-            raise _not_built("a sum over tiles of packed sequences")
+            raise not_built("a sum over tiles of packed sequences")
         if k.owner.first == "row0":
-            return f"triton.cdiv({k.sizes.q_len}, {k.schedule.block_q})", f"row0 // {k.schedule.block_q}"
-        return f"triton.cdiv({k.sizes.kv_len}, {k.schedule.block_k})", f"col0 // {k.schedule.block_k}"
+            return (
+                f"triton.cdiv({k.sizes.q_len}, {k.schedule.block_q})",
+                f"row0 // {k.schedule.block_q}",
+            )
+        return (
+            f"triton.cdiv({k.sizes.kv_len}, {k.schedule.block_k})",
+            f"col0 // {k.schedule.block_k}",
+        )
 
     # --- buckets ----------------------------------------------------------------------------------
     def histogram_inits(self) -> list[tuple[str, str]]:
         """State of the bucket sums."""
-        return [(name, f"tl.zeros([{slots}], tl.float32)") for name, _, slots in self.histograms]
+        return [(x.name, f"tl.zeros([{x.slots}], tl.float32)") for x in self.buckets]
 
     def histogram_lines(self) -> list[str]:
         """Lines of the step that add a tile to the bucket sums."""
-        return [line for _, line, _ in self.histograms]
+        return [x.line for x in self.buckets]
 
-    def add_histogram(self, s: TileStore, weight: str, index: str) -> None:
+    def _add_buckets(self, s: TileStore, weight: str, index: str) -> None:
         """Sum a tile into buckets: the last axis of the tensor, at a computed index."""
         k = self.kernel
         t = k.attention.tensor(s.of.tensor)
         buckets = t.axes[-1].size
         lead = [i.name for i in s.of.index[:-1] if isinstance(i, Index) and i.name in ("b", "h")]
         if buckets is None or buckets > 4096 or len(lead) != len(s.of.index) - 1:
-            raise _not_built(f"the gradient of {t.name} at computed positions")
+            raise not_built(f"the gradient of {t.name} at computed positions")
         slots = max(16, 1 << (buckets - 1).bit_length())
         name = k.names.take(f"d_{t.name}_sums")
         k.printer.helpers.add("add_buckets")
-        self.histograms.append((name, f"{name} = add_buckets({name}, {index}, {weight}, {slots})", slots))
-        self._buckets = getattr(self, "_buckets", [])
-        self._buckets.append((name, t, lead, buckets, slots))
+        line = f"{name} = add_buckets({name}, {index}, {weight}, {slots})"
+        self.buckets.append(Buckets(name, line, t, tuple(lead), buckets, slots))
 
     def _histogram_stores(self) -> list[str]:
         lines = []
         k = self.kernel
-        for name, t, lead, buckets, slots in getattr(self, "_buckets", []):
-            array = self.ledger.name(f"{name}_parts")
+        for x in self.buckets:
+            array, tensor = self.ledger.name(f"{x.name}_parts"), x.tensor.name
             tiles, tile = self._tiles()
-            shape = f"({k.sizes.batch}, {k.sizes.heads}, {tiles}, {slots})"
-            device = f"device={t.name}.device"
-            self.ledger.allocations.append(f"{array} = torch.zeros({shape}, dtype=torch.float32, {device})")
-            total = self.ledger.name(f"{name}_total")
-            self.ledger.finishing.append(f"{total} = {array}.sum(2)[..., :{buckets}]")
-            self._finish(t.name, total, ["b", "h", "bucket"], [*lead, "bucket"])
+            shape = f"({k.sizes.batch}, {k.sizes.heads}, {tiles}, {x.slots})"
+            self.ledger.allocations.append(
+                f"{array} = torch.zeros({shape}, dtype=torch.float32, device={tensor}.device)"
+            )
+            total = self.ledger.name(f"{x.name}_total")
+            self.ledger.finishing.append(f"{total} = {array}.sum(2)[..., :{x.count}]")
+            self._finish(tensor, total, ["b", "h", "bucket"], [*x.lead, "bucket"])
             k.parameters.add(f"{array}_ptr", "*fp32", array, True)
             k.parameters.add(f"{array}_tiles", "i32", tiles)
-            place = f"((b * heads + h) * {array}_tiles + {tile}) * {slots}"
-            lines.append(f"tl.store({array}_ptr + {place} + tl.arange(0, {slots}), {name})")
+            place = f"((b * heads + h) * {array}_tiles + {tile}) * {x.slots}"
+            lines.append(f"tl.store({array}_ptr + {place} + tl.arange(0, {x.slots}), {x.name})")
         return lines
 
-
-def store_tile(kernel: Context, s: TileStore) -> list[str]:
-    """Lines of the step for a captured input read once per pair."""
-    stores: Stores = kernel.stores  # type: ignore[attr-defined]
-    weight = kernel.coefficient(s.value, "ds")  # type: ignore[attr-defined]
-    if s.map == "bucket":
-        index = s.of.index[-1]
-        kernel.binder.place(index)
-        text = kernel.printer.spread(index, "qk")
-        stores.add_histogram(s, weight, text)
-        return []
-    target, load = stores._destination(s.of, s.reduces)
-    cells, mask = kernel.inputs.cells(target, load, kernel.printer)
-    return [f"tl.store({cells}, {weight}, mask={mask})"]
-
-
-def host_text(e: Expr, names: dict[Expr, str]) -> str:
-    """A value per (batch, head) as torch text."""
-    if e in names:
-        return names[e]
-    match e:
-        case Known():
-            return e.name
-        case Const():
-            return repr(e.value)
-        case Binary(op="add", a=a, b=b):
-            return f"({host_text(a, names)} + {host_text(b, names)})"
-        case Binary(op="mul", a=a, b=b):
-            return f"{host_text(a, names)} * {host_text(b, names)}"
-        case Unary(op=op, x=x) if op in ("exp", "log", "tanh", "sigmoid", "sqrt", "rsqrt", "cos", "sin"):
-            return f"{host_text(x, names)}.{op}()"
-        case Unary(op="recip", x=x):
-            return f"(1.0 / {host_text(x, names)})"
-        case Load(tensor=tensor, index=index) if all(isinstance(i, Index) for i in index):
-            return f"{tensor}[:, None]" if index and index[0] is Index("b") and len(index) == 1 else tensor
-    raise _not_built("this gradient per head")
-
-
-def head_gradient(ledger: Ledger, g: Gradient) -> None:
-    """Host: the gradient of a tensor read per head, from sums [batch, heads]."""
-    of = g.of
-    assert isinstance(of, Load)  # noqa: S101 - place "heads" is of numbers
-    names = [i.name for i in of.index if isinstance(i, Index)]
-    if len(names) != len(of.index) or not set(names) <= {"b", "h", "h_kv"}:
-        raise _not_built(f"the gradient of {of.tensor} at a fixed element")
-    value = f"({host_text(g.value, {})})"
-    if "h_kv" in names:
-        value += f".unflatten(1, ({of.tensor}.shape[{names.index('h_kv')}], -1)).sum(-1)"
-    have = ["b", "h_kv" if "h_kv" in names else "h"]
-    drop = [i for i, n in enumerate(have) if n not in names]
-    if drop:
-        value += f".sum(({', '.join(map(str, drop))},))"
-    if names == have[::-1]:
-        value += ".T"
-    ledger.part(of.tensor, f"{value}.to({of.tensor}.dtype)" if of.index else value)
-
-
-def _not_built(what: str) -> SpecError:
-    message = f"{what} is not built yet in the triton backend"
-    return SpecError(Diagnostic("E430", message, help="mark the input `const`, or call the kernel under torch.no_grad()"))
-
-
-__all__ = ["Ledger", "Stores", "build", "head_gradient", "store_tile"]
+    def tile(self, s: TileStore, weight: str) -> list[str]:
+        """Lines of the step for an input read once per pair; weight: its gradient's name."""
+        k = self.kernel
+        if s.map == "bucket":
+            index = s.of.index[-1]
+            k.binder.place(index)
+            self._add_buckets(s, weight, k.printer.spread(index, TILE))
+            return []
+        target, load = self._destination(s.of, s.reduces)
+        cells, mask = k.inputs.cells(target, load, k.printer)
+        return [f"tl.store({cells}, {weight}, mask={mask})"]

@@ -1,0 +1,71 @@
+"""Pieces that every generated file has: decorators, signatures, launches, what Triton is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attngen.backend.emitted import DeviceKernel
+from attngen.backend.triton.tensors import Parameters
+from attngen.backend.triton.text import call
+from attngen.backend.triton.view import Stage
+
+
+def stage_piece(s: Stage) -> dict[str, str]:
+    """A step function, as the file template prints it."""
+    flag = ["PARTIAL: tl.constexpr"] if s.flagged else []
+    signature = call(f"def {s.name}", [*s.parameters, *flag], ":")
+    return {"signature": signature, "body": s.body, "any_kept_function": s.any_kept_function}
+
+
+def kernel_piece(
+    name: str, doc: str, body: str, table: Parameters, parameters: Sequence[str]
+) -> dict[str, str]:
+    """A kernel, as the file template prints it."""
+    used = [table.table[p] for p in parameters]
+    free = [p.name for p in used if p.type in ("i32", "i64") and not p.specialised]
+    signature = call(f"def {name}", parameters, ":")
+    return {"decorator": _decorator(free), "signature": signature, "doc": doc, "body": body}
+
+
+def _decorator(free: Sequence[str]) -> str:
+    """Lengths and strides take any value: Triton must not compile a variant per value."""
+    if not free:
+        return "@triton.jit"
+    head = "@triton.jit(do_not_specialize="
+    return call(head, [f'"{p}"' for p in free], "", 0).replace("=(", "=[", 1)[:-1] + "])"
+
+
+def launch_lines(
+    name: str, grid: str, table: Parameters, parameters: Sequence[str], options: Sequence[str]
+) -> list[str]:
+    """Host lines that make the tensor descriptors of a kernel and launch it."""
+    used = [table.table[p] for p in parameters]
+    lines = []
+    for p in used:
+        if p.descriptor:
+            lines += _lines(call(f"{p.name} = TensorDescriptor", p.descriptor, "", 4))
+    return lines + _lines(call(f"{name}[{grid}]", [*(p.host for p in used), *options], "", 4))
+
+
+def _lines(text: str) -> list[str]:
+    return text.split("\n    ")
+
+
+def device_kernel(
+    name: str,
+    table: Parameters,
+    parameters: Sequence[str],
+    warps: int,
+    stages: int,
+    max_registers: int | None = None,
+) -> DeviceKernel:
+    """What `triton.compile` needs to know about a kernel."""
+    return DeviceKernel(
+        name,
+        {p: table.table[p].type for p in parameters},
+        {},
+        tuple(p for p in parameters if table.table[p].specialised),
+        warps,
+        stages,
+        max_registers,
+    )
