@@ -37,6 +37,21 @@ def has_gradient(attention: Attention) -> bool:
     return any(e.kind != "int" for _, e in attention.outputs)
 
 
+def dense(value: Any) -> bool:
+    """Whether it may stand for a tensor while a graph is traced, when it has no address."""
+    tensor = isinstance(value, torch.Tensor)
+    return not tensor or (value.layout is torch.strided and value.device.type != "meta")
+
+
+def fake(value: Any) -> bool:
+    """Whether it is a tensor without contents."""
+    if not isinstance(value, torch.Tensor) or type(value) in (torch.Tensor, torch.nn.Parameter):
+        return False
+    from torch._subclasses.fake_tensor import is_fake  # noqa: PLC0415 - rarely needed
+
+    return bool(isfake(value))
+
+
 class Switch:
     """What a call with tensors that require a gradient does: it depends on torch's grad mode."""
 

@@ -15,7 +15,7 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target, find_target
 from attngen.ir.attention import Attention, Tensor
-from attngen.runtime.autograd import Switch, floats, has_gradient
+from attngen.runtime.autograd import Switch, dense, fake, floats, has_gradient
 from attngen.runtime.bind import bind, expectation, found
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.checks import Call, Checker
@@ -40,7 +40,6 @@ from attngen.runtime.training import Training, train
 
 DEFAULT_TARGET = "sm_90"
 DEFAULT_FEATURE = 128
-PLAIN = (torch.Tensor, torch.nn.Parameter)
 PLANS = 4096  # remembered signatures; lengths vary without end in serving
 FEW_QUERIES = 16
 MANY_KEYS = 256
@@ -268,7 +267,7 @@ class Kernel:
 
     def _first(self, key: Hashable | None, values: Sequence[Any]) -> Any:
         """The first call of a signature: everything is looked at."""
-        if (key is None and all(map(_dense, values))) or any(map(_fake, values)):
+        if (key is None and all(map(dense, values))) or any(map(fake, values)):
             return self.operators.call(values)
         call = self.checker.check(values)
         wanted = any(getattr(values[i], "requires_grad", False) for i in self.floats)
@@ -387,18 +386,3 @@ def _require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any
         f"{list(value.stride())}; expected less"
     )
     raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous()"))
-
-
-def _dense(value: Any) -> bool:
-    """Whether it may stand for a tensor while a graph is traced, when it has no address."""
-    tensor = isinstance(value, torch.Tensor)
-    return not tensor or (value.layout is torch.strided and value.device.type != "meta")
-
-
-def _fake(value: Any) -> bool:
-    """Whether it is a tensor without contents."""
-    if not isinstance(value, torch.Tensor) or type(value) in PLAIN:
-        return False
-    from torch._subclasses.fake_tensor import is_fake  # noqa: PLC0415 - rarely needed
-
-    return bool(is_fake(value))
