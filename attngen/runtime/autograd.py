@@ -49,7 +49,7 @@ def fake(value: Any) -> bool:
         return False
     from torch._subclasses.fake_tensor import is_fake  # noqa: PLC0415 - rarely needed
 
-    return bool(isfake(value))
+    return bool(is_fake(value))
 
 
 class Switch:
