@@ -43,7 +43,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 slow: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow --hypothesis-profile search
 
 gpu: $(READY)
 	$(BIN)/python -m pytest -m "(gpu or sm90) and not slow"

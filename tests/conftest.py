@@ -8,7 +8,14 @@ from attngen.runtime.settings import gpu_present, prepare_interpreter
 
 torch.set_num_threads(1)
 prepare_interpreter()  # before any test module imports triton
-settings.register_profile("attngen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(  # the same examples in every run; `make slow` looks for new ones
+    "attngen",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+    database=None,
+)
+settings.register_profile("search", settings.get_profile("attngen"), derandomize=False)
 settings.load_profile("attngen")
 
 

@@ -214,9 +214,14 @@ class Printer:
         return f"{self.text(e.a, NEGATION)} * {self._factors(e.b)}"
 
     def _factors(self, e: Expr) -> str:
-        if e in self.names or not isinstance(e, Binary) or e.op != "mul":
-            return self.text(e, NEGATION)
-        return self._product(e)[1]
+        first = e
+        while isinstance(first, Binary) and first.op == "mul" and first not in self.names:
+            first = first.a
+        # `-a // b * c` would read as (-a) // b * c
+        rounds = isinstance(first, Binary) and first.op in ("floordiv", "mod")
+        if isinstance(e, Binary) and first is not e and (first in self.names or not rounds):
+            return self._product(e)[1]
+        return self.text(e, NEGATION)
 
 
 def _row(e: Row) -> str:

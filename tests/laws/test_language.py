@@ -4,7 +4,7 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from attngen.core.diagnostics import SpecError
@@ -132,6 +132,7 @@ EXTRA = st.sampled_from(
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(SCORE, TRUTH, REDUCED, EXTRA)
+@example("dot(q, k)", "0 < doc[b, q_idx] // 2 * -doc[b, q_idx]", "sum(softmax(score) * v)", "")
 def test_made_specs_survive_printing(score, mask, out, extra):
     text = f"{HEADER}score = {score}\nmask = {mask}\np = softmax(score)\nu = dot(r, k)\n"
     text += f"out = {out}\n{extra}}}\n"

@@ -17,7 +17,7 @@ from attngen.backend.triton.forward import Forward
 from attngen.backend.triton.index_printer import IndexPrinter, NoScalarForm
 from attngen.backend.triton.merge import MergeOutputs
 from attngen.backend.triton.shape import ROW, SCALAR, Frame
-from attngen.backend.triton.step import Step
+from attngen.backend.triton.step import AccumulatorView, Step
 from attngen.backend.triton.tensors import group_lines, sizes
 from attngen.backend.triton.text import prune
 from attngen.backend.triton.view import Stage
@@ -230,8 +230,8 @@ def _parts_at_once(stored: list[Stored]) -> int:
     return max(16, min(128, 16384 // max(1, widest)))
 
 
-def _pieces(a: object) -> dict[str, object]:
-    names, chunks, rescale = a.names, a.chunks, a.rescale  # type: ignore[attr-defined]
+def _pieces(a: AccumulatorView) -> dict[str, object]:
+    names, chunks, rescale = a.names, a.chunks, a.rescale
     pieces = [(name, chunks[i].block if chunks else 0) for i, name in enumerate(names)]
     rows = f"({rescale})[:, None]" if " * " in rescale else f"{rescale}[:, None]"
     return {"pieces": pieces, "rescale": rescale, "rescale_rows": rows}
