@@ -51,7 +51,6 @@ class Call:
     batch: int
     copies: tuple[int, ...] = ()
     wide: tuple[str, ...] = ()
-    needs_gradient: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -105,7 +104,6 @@ class Checker:
             batch=_batch(pairs, query),
             copies=tuple(i for i, (t, v) in enumerate(declared) if _ragged_feature(t, v)),
             wide=tuple(t.name for t, v in pairs if _farthest(t, v) >= FARTHEST),
-            needs_gradient=tuple(t.name for t, v in pairs if v.requires_grad),
         )
 
 
@@ -251,14 +249,18 @@ def _stream(pairs: Sequence[tuple[Tensor, Any]], role: str) -> tuple[Tensor, Any
 
 def _extent(pair: tuple[Tensor, Any], role: str) -> int:
     axis = pair[0].axis(role)
-    return 1 if axis is None else int(pair[1].shape[axis])
+    if axis is None:
+        return 1
+    extent: int = pair[1].shape[axis]  # symbolic while a graph is traced: no `int` here
+    return extent
 
 
 def _batch(pairs: Sequence[tuple[Tensor, Any]], query: tuple[Tensor, Any]) -> int:
     if query[0].packed is None:
         return _extent(query, "batch")
     boundaries = next(v for t, v in pairs if t.name == query[0].packed)
-    return max(0, int(boundaries.shape[0]) - 1)
+    count: int = boundaries.shape[0]
+    return max(0, count - 1)
 
 
 def _ragged_feature(tensor: Tensor, value: Any) -> bool:
@@ -272,4 +274,5 @@ def _farthest(tensor: Tensor, value: Any) -> int:
     if tensor.is_scalar or not tensor.axes:
         return 0
     steps = (value.stride(i) for i in range(value.ndim) if value.shape[i] > 1)
-    return int(value.element_size()) * max(steps, default=0)
+    longest: int = max(steps, default=0)
+    return longest * int(value.element_size())

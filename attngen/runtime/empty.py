@@ -30,8 +30,10 @@ def _without_keys(attention: Attention, call: Call, values: Sequence[Any]) -> tu
     return tuple(results)
 
 
-def _nothing(attention: Attention, call: Call, values: Sequence[Any], e: Expr) -> torch.Tensor:
-    """An empty tensor in the layout of the first query stream, the feature axis replaced."""
+def result_shape(
+    attention: Attention, call: Call, values: Sequence[Any], e: Expr
+) -> tuple[list[int], torch.dtype, torch.device]:
+    """Shape (of the first query stream, with its own width), dtype and device of a result."""
     declared = parameters(attention)
     place = next((i for i, t in enumerate(declared) if t.role == "query"), 0)
     tensor, query = declared[place], values[place]
@@ -41,7 +43,12 @@ def _nothing(attention: Attention, call: Call, values: Sequence[Any], e: Expr) -
     if e.feature is not None:
         width = e.feature if isinstance(e.feature, int) else call.sizes[e.feature]
         shape.append(width)
-    return torch.empty(shape, dtype=_dtype(e, query.dtype), device=query.device)
+    return shape, _dtype(e, query.dtype), query.device
+
+
+def _nothing(attention: Attention, call: Call, values: Sequence[Any], e: Expr) -> torch.Tensor:
+    shape, dtype, device = result_shape(attention, call, values, e)
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def _dtype(e: Expr, half: torch.dtype) -> torch.dtype:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target, find_target
 from attngen.ir.attention import Attention, Tensor
+from attngen.runtime.autograd import Switch, dense, fake, floats, has_gradient
 from attngen.runtime.bind import bind, expectation, found
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.checks import Call, Checker
 from attngen.runtime.device import compatible, target_of
+from attngen.runtime.direct import Entry as Entered
 from attngen.runtime.direct import direct, fixed_by_signature
 from attngen.runtime.fingerprint import digest, generator
 from attngen.runtime.interface import Interface, feature_names
 from attngen.runtime.launch import (
+    Copy,
     Plan,
     align,
     aligned,
@@ -28,8 +33,10 @@ from attngen.runtime.launch import (
     require_boundaries,
     signature,
 )
+from attngen.runtime.operators import Operators
 from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
+from attngen.runtime.training import Training, train
 
 DEFAULT_TARGET = "sm_90"
 DEFAULT_FEATURE = 128
@@ -120,11 +127,17 @@ class Kernel:
         self.notes: dict[str, None] = {}
         self.last: Specialisation | None = None
         self._memory = Memory(self.cache)
-        self._checker = Checker(spec.interface)
+        self.checker = Checker(spec.interface)
         self._made: dict[Request, Specialisation] = {}
-        self._plans: dict[Hashable, Plan] = {}
+        self._trained: dict[Request, Training] = {}
+        self._plans: dict[Hashable, Plan | Switch] = {}
+        self._scalars = tuple(
+            (i, self.checker.scalars[t.name]) for i, t in enumerate(self.declared) if t.is_scalar
+        )
+        self.floats = floats(self.declared)
         self._names = tuple(tensor.name for tensor in self.declared)
         self._count = len(self._names)
+        self.operators = Operators(self)
 
     @property
     def name(self) -> str:
@@ -134,7 +147,7 @@ class Kernel:
     @property
     def declared(self) -> tuple[Tensor, ...]:
         """What a call passes, in order."""
-        return self._checker.declared
+        return self.checker.declared
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -146,7 +159,12 @@ class Kernel:
         return f"<attngen kernel {self.name}({arguments}) -> {', '.join(self.outputs)}>"
 
     def __call__(self, *tensors: Any, **by_name: Any) -> Any:
-        """The result, or the tuple of results; CallError if the arguments do not fit."""
+        """The result, or the tuple of results; CallError if the arguments do not fit.
+
+        With tensors that require a gradient the results have one too (SpecError E430: not built).
+        """
+        if torch.compiler.is_dynamo_compiling():
+            return self.operators.call(bind(self.declared, tensors, by_name))
         if by_name or len(tensors) != self._count:
             tensors = self._bind(tensors, by_name)
         key = signature(tensors)
@@ -171,7 +189,7 @@ class Kernel:
         from attngen.reference.execute import reference  # noqa: PLC0415 - only when asked
 
         values = bind(self.declared, tensors, by_name)
-        self._checker.check(values)
+        self.checker.check(values)
         names = (tensor.name for tensor in self.declared)
         results = reference(self.spec.attention, dict(zip(names, values, strict=True)))
         return results[0] if len(results) == 1 else results
@@ -197,9 +215,14 @@ class Kernel:
 
     def request(self, *tensors: Any, **by_name: Any) -> Request:
         """Which kernel file a call with these arguments takes."""
-        return self._request(self._checker.check(bind(self.declared, tensors, by_name)))
+        return self.request_of(self.checker.check(bind(self.declared, tensors, by_name)))
 
-    def _request(self, call: Call) -> Request:
+    def request_of(self, call: Call) -> Request:
+        """The same for a checked call. CallError: E516, E517 no such device."""
+        return replace(self.training_request(call), short=self._short(call))
+
+    def training_request(self, call: Call) -> Request:
+        """Which pair of files a checked call takes: one, however many queries there are."""
         device = target_of(call.device)
         target = self.target or device
         if device.family == "interpreter":
@@ -208,7 +231,8 @@ class Kernel:
             message = f"the kernel was compiled for {target.name}, the tensors are on {device.name}"
             fix = f'compile(..., target="{device.name}"), or leave the target out'
             raise CallError(Diagnostic("E517", message, help=fix))
-        return Request(tuple(call.sizes.items()), call.half, target, self._short(call))
+        sizes = tuple((name, int(size)) for name, size in call.sizes.items())
+        return Request(sizes, call.half, target)
 
     def _short(self, call: Call) -> bool:
         """Few queries against many keys: decoding and speculative decoding."""
@@ -233,67 +257,98 @@ class Kernel:
                 pass  # `bind` says what is wrong
         return bind(self.declared, tensors, by_name)
 
+    def training(self, request: Request) -> Training:
+        """The forward that keeps rows and its backward, compiled if they are the first."""
+        made = self._trained.get(request)
+        if made is None:
+            made = self._trained[request] = train(self.spec, request, self.cache)
+            self.compilations += 1
+        return made
+
     def _first(self, key: Hashable | None, values: Sequence[Any]) -> Any:
         """The first call of a signature: everything is looked at."""
-        plan = self._plan(values)
-        later = plan.entry
-        if plan.repeats:
-            plan.entry, later = direct(plan.entry, self._memory)
-        results = plan.run(values)
+        if (key is None and all(map(dense, values))) or any(map(fake, values)):
+            return self.operators.call(values)
+        call = self.checker.check(values)
+        wanted = any(getattr(values[i], "requires_grad", False) for i in self.floats)
+        if wanted and has_gradient(self.spec.attention):
+            start = partial(self._start, call)
+            switch = Switch(self.operators, self._scalars, start)
+            if key is not None:
+                self._remember(key, switch)
+            return switch.run(values)
+        plan, results = self._start(call, values)
         if key is not None:
-            plan.entry = later
             self._remember(key, plan)
         return results
 
-    def _plan(self, values: Sequence[Any]) -> Plan:
-        call = self._checker.check(values)
-        _require_narrow(call, self.declared, values)
-        boundaries = packed_boundaries(self.declared, values)
-        request = None if call.empty else self._request(call)
-        if call.device != "cpu" and (boundaries or (request and request not in self._made)):
-            _require_no_capture(self.name)
-        for position, name, total in boundaries:
-            require_boundaries(name, values[position], total)
-        entry: Callable[..., tuple[Any, ...]]
-        descriptors = repeats = False
+    def _start(self, call: Call, values: Sequence[Any]) -> tuple[Plan, Any]:
+        """A plan without gradients, and the results of its first call."""
+        boundaries = self.boundaries(call, values)
+        request = None if call.empty else self.request_of(call)
         if request is None:
-
-            def entry(*arguments: Any) -> tuple[Any, ...]:
-                from attngen.runtime.empty import empty_results  # noqa: PLC0415 - rarely needed
-
-                return empty_results(self.spec.attention, call, arguments)
-
+            entry: Entered = partial(self._empty, call)
+            descriptors = False
         else:
+            if request not in self._made:
+                self._no_capture(call)
             made = self.made(request)
             entry, descriptors = made.entry, made.schedule.loads == "descriptor"
-            repeats = fixed_by_signature(request.target, self.declared)
-        plan = self._finish(call, entry, values, boundaries, descriptors)
-        plan.repeats = repeats
-        return plan
+        plan = self.plan(call, entry, values, boundaries, descriptors)
+        return plan, self.run_first(plan, request, values)
 
-    def _finish(
+    def _empty(self, call: Call, *values: Any) -> tuple[Any, ...]:
+        from attngen.runtime.empty import empty_results  # noqa: PLC0415 - rarely needed
+
+        return empty_results(self.spec.attention, call, values)
+
+    def boundaries(self, call: Call, values: Sequence[Any]) -> tuple[tuple[int, str, int], ...]:
+        """Tensors of sequence boundaries and how they must end; what they hold is looked at."""
+        found = packed_boundaries(self.declared, values)
+        if found:
+            self._no_capture(call)
+        for position, name, total in found:
+            require_boundaries(name, values[position], total)
+        return found
+
+    def run_first(self, plan: Plan, request: Request | None, values: Sequence[Any]) -> Any:
+        """The results of a plan, whose later calls go past Triton's look-up where they can."""
+        later = plan.entry
+        if request is not None and fixed_by_signature(request.target, self.declared):
+            plan.entry, later = direct(plan.entry, self._memory)
+        results = plan.run(values)
+        plan.entry = later
+        return results
+
+    def _no_capture(self, call: Call) -> None:
+        """CallError E518: compiling, looking at boundaries cannot be part of a CUDA graph."""
+        if call.device != "cpu" and torch.cuda.is_current_stream_capturing():
+            message = f"{self.name} is called with such tensors first while a graph is captured"
+            fix = "call it once with tensors of these shapes before the capture"
+            raise CallError(Diagnostic("E518", message, help=fix))
+
+    def plan(
         self,
         call: Call,
-        entry: Callable[..., tuple[Any, ...]],
+        entry: Entered,
         values: Sequence[Any],
         boundaries: tuple[tuple[int, str, int], ...],
         descriptors: bool,
     ) -> Plan:
+        """How `entry` is called with such arguments; descriptors: whether it loads with them."""
+        _require_narrow(call, self.declared, values)
         copies = self._copies(call, values, descriptors)
-        scalars = tuple(
-            (i, self._checker.scalars[t.name]) for i, t in enumerate(self.declared) if t.is_scalar
-        )
         on_cpu = call.device == "cpu"
         several = not on_cpu and torch.cuda.device_count() > 1
         guard = torch.device(call.device).index if several else None
         watched = boundaries if on_cpu else ()  # on a GPU: looked at once per shape, it has to wait
-        plain = not (copies or scalars or watched or guard is not None or call.needs_gradient)
-        return Plan(call, entry, len(self.outputs) == 1, plain, copies, scalars, watched, guard)
+        plain = not (copies or self._scalars or watched or guard is not None)
+        return Plan(
+            call, entry, len(self.outputs) == 1, plain, copies, self._scalars, watched, guard
+        )
 
-    def _copies(
-        self, call: Call, values: Sequence[Any], descriptors: bool
-    ) -> tuple[tuple[int, Callable[[torch.Tensor], torch.Tensor]], ...]:
-        copies: list[tuple[int, Callable[[torch.Tensor], torch.Tensor]]] = []
+    def _copies(self, call: Call, values: Sequence[Any], descriptors: bool) -> tuple[Copy, ...]:
+        copies: list[Copy] = []
         for i, (tensor, value) in enumerate(zip(self.declared, values, strict=True)):
             if i in call.copies:
                 self._note(
@@ -308,7 +363,7 @@ class Kernel:
     def _note(self, text: str) -> None:
         self.notes[text] = None
 
-    def _remember(self, key: Hashable, plan: Plan) -> None:
+    def _remember(self, key: Hashable, plan: Plan | Switch) -> None:
         if len(self._plans) >= PLANS:
             self._plans.clear()
         self._plans[key] = plan
@@ -331,11 +386,3 @@ def _require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any
         f"{list(value.stride())}; expected less"
     )
     raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous()"))
-
-
-def _require_no_capture(name: str) -> None:
-    """CallError E518: compiling and looking at boundaries cannot be part of a CUDA graph."""
-    if torch.cuda.is_current_stream_capturing():
-        message = f"{name} is called with such tensors for the first time while a graph is captured"
-        fix = "call it once with tensors of these shapes before the capture"
-        raise CallError(Diagnostic("E518", message, help=fix))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -15,6 +15,8 @@ from attngen.runtime.scalars import Scalar
 
 ALIGNMENT = 16  # bytes: what tensor descriptors ask of an address and of strides
 
+Copy: TypeAlias = "tuple[int, Callable[[torch.Tensor], torch.Tensor]]"
+
 
 def signature(values: Sequence[Any]) -> Hashable | None:
     """Everything a plan depends on; None if an argument is no ordinary tensor or number."""
@@ -23,8 +25,9 @@ def signature(values: Sequence[Any]) -> Hashable | None:
     try:
         for v in values:
             if isinstance(v, torch.Tensor):
+                kind = v.__class__  # a tensor without contents is of a class of its own
                 address = v.data_ptr() % ALIGNMENT
-                add((v.shape, v.stride(), v.dtype, v.device, v.requires_grad, address))
+                add((kind, v.shape, v.stride(), v.dtype, v.device, v.requires_grad, address))
             else:
                 add(type(v))
         return tuple(key)
@@ -37,19 +40,17 @@ class Plan:
     """One way to call: the host function, and what must be done to the arguments first.
 
     plain: nothing must be done; copies: (position, why); scalars, boundaries: positions to look at
-    in each call; guard: index of a GPU that is not always the current one; repeats: the signature
-    fixes the compiled kernels, so that later calls need not ask Triton for them.
+    in each call; guard: index of a GPU that is not always the current one.
     """
 
     call: Call
     entry: Callable[..., tuple[Any, ...]]
     single: bool
     plain: bool
-    copies: tuple[tuple[int, Callable[[torch.Tensor], torch.Tensor]], ...] = ()
+    copies: tuple[Copy, ...] = ()
     scalars: tuple[tuple[int, Scalar], ...] = ()
     boundaries: tuple[tuple[int, str, int], ...] = ()
     guard: int | None = None
-    repeats: bool = False
 
     def run(self, values: Sequence[Any]) -> Any:
         """The result, or the tuple of results."""
@@ -57,8 +58,6 @@ class Plan:
         return results[0] if self.single else results
 
     def _prepared(self, values: list[Any]) -> tuple[Any, ...]:
-        if self.call.needs_gradient and torch.is_grad_enabled():
-            raise _no_backward(self.call.needs_gradient)
         for position, scalar in self.scalars:
             values[position] = scalar.convert(values[position])
         for position, name, total in self.boundaries:
@@ -117,8 +116,3 @@ def require_boundaries(name: str, value: torch.Tensor, total: int) -> None:
         return
     fix = f"{name} holds the first token of each sequence, and last the number of tokens"
     raise CallError(Diagnostic("E514", f"{name} {problem}", help=fix))
-
-
-def _no_backward(names: Sequence[str]) -> CallError:
-    message = f"{', '.join(names)} requires a gradient, and the backward pass is not built yet"
-    return CallError(Diagnostic("E512", message, help="with torch.no_grad(): ..., or q.detach()"))

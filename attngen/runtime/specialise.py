@@ -77,10 +77,10 @@ class Spec:
 
         return build_program(self.attention, dict(request.sizes), request.half)
 
-    def key(self, request: Request) -> str:
-        """Cache key of the emitted file."""
+    def key(self, request: Request, kind: str = "emitted") -> str:
+        """Cache key of the emitted file; kind: "training" for a forward and its backward."""
         return digest(
-            "emitted",
+            kind,
             text=self.source.text,
             params=self.params,
             options=self.options,
@@ -147,10 +147,9 @@ def with_schedule(spec: Spec, request: Request, schedule: Schedule) -> Specialis
 
 
 def _entry(made: Specialisation) -> Entry:
-    meta = dataclasses.asdict(made.emitted)
-    source = meta.pop("source").encode()
+    meta = emitted_meta(made.emitted)
     meta["schedule"] = dataclasses.asdict(made.schedule)
-    return Entry(meta, {"source": source})
+    return Entry(meta, {"source": made.emitted.source.encode()})
 
 
 def _schedule(entry: Entry) -> Schedule:
@@ -158,10 +157,21 @@ def _schedule(entry: Entry) -> Schedule:
 
 
 def _emitted(entry: Entry) -> Emitted:
-    meta = entry.meta
+    return stored_emitted(entry.meta, entry.blobs["source"])
+
+
+def emitted_meta(emitted: Emitted) -> dict[str, Any]:
+    """What a cache entry holds of a file besides its text."""
+    meta = dataclasses.asdict(emitted)
+    del meta["source"]
+    return meta
+
+
+def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
+    """The file of a cache entry."""
     kernels = (DeviceKernel(**{**k, "divisible": tuple(k["divisible"])}) for k in meta["kernels"])
     return Emitted(
-        source=entry.blobs["source"].decode(),
+        source=source.decode(),
         entry=meta["entry"],
         arguments=tuple(meta["arguments"]),
         outputs=tuple(meta["outputs"]),

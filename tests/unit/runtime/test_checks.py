@@ -41,7 +41,7 @@ def test_the_facts_of_a_good_call():
     assert call.sizes == {"D": 80, "Dv": 64}
     assert call.lengths == {"B": 2, "Hq": 4, "Sq": 8, "Hkv": 2, "Skv": 9}
     assert (call.half, call.q_len, call.kv_len, call.heads, call.batch) == (Dtype.BF16, 8, 9, 4, 2)
-    assert not (call.copies or call.wide or call.empty or call.needs_gradient)
+    assert not (call.copies or call.wide or call.empty)
 
 
 @pytest.mark.parametrize("value", [None, 3, [1.0], "q"])
@@ -117,11 +117,6 @@ def test_odd_layouts_have_no_signature():
 
 def test_empty_features_are_refused():
     refuse("E506", "D is empty", **tensors(d=0))
-
-
-def test_gradients_are_noted_not_refused_by_the_checker():
-    call = Checker(flash()).check([*(tensors() | {"v": tensors()["v"].requires_grad_()}).values()])
-    assert call.needs_gradient == ("v",)
 
 
 @pytest.mark.parametrize("changed", [{"b": 0}, {"sq": 0}, {"skv": 0}, {"hq": 0, "hkv": 0}])

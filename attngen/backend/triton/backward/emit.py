@@ -189,6 +189,9 @@ class _File:
         texts = []
         for tensor in self.backward.plan.tensors:
             none = f"torch.zeros({tensor}.shape, dtype={tensor}.dtype, device={tensor}.device)"
+            if self.program.attention.tensor(tensor).is_scalar:  # a number here
+                device = f"{self.program.attention.tensors[0].name}.device"
+                none = f"torch.zeros((), dtype=torch.float32, device={device})"
             texts.append(" + ".join(self.ledger.parts.get(tensor, [none])))
         return f"return ({', '.join(texts)},)" if len(texts) == 1 else f"return {', '.join(texts)}"
 

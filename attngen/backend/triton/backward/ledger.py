@@ -97,5 +97,5 @@ def not_built(what: str) -> SpecError:
     """Error E430 for a gradient that has no kernel."""
     message = f"{what} is not built yet in the triton backend"
     return SpecError(
-        Diagnostic("E430", message, help="mark the input `const` if it needs no gradient")
+        Diagnostic("E430", message, help="mark the input `const`, or call under torch.no_grad()")
     )
