@@ -82,7 +82,8 @@ class Registers:
         least = self.rows / target.warp
         queries = self.query * max(rows, least) * found.query_bytes / 4
         held = self.operand * found.key_bytes / 4 / target.warp + found.columns / 4
-        statistics = 8 if found.bounded else 0  # no maxima and no factors
+        # no maxima and no factors; without a tanh in hardware the soft-cap takes their place
+        statistics = 8 if found.bounded and target.tanh_approx else 0
         return self.base - statistics + queries + rows * per_row + held * schedule.block_k
 
 
