@@ -144,6 +144,8 @@ class Differentiated:
 
     def _training(self, call: Call) -> tuple[Request, Training]:
         request = self.kernel.training_request(call)
+        if not self.kernel.trained(request):
+            self.kernel.no_capture(call)
         return request, self.kernel.training(request)
 
 

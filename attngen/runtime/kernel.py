@@ -265,6 +265,10 @@ class Kernel:
             self.compilations += 1
         return made
 
+    def trained(self, request: Request) -> bool:
+        """Whether that pair is there."""
+        return request in self._trained
+
     def _first(self, key: Hashable | None, values: Sequence[Any]) -> Any:
         """The first call of a signature: everything is looked at."""
         if (key is None and all(map(dense, values))) or any(map(fake, values)):
@@ -291,7 +295,7 @@ class Kernel:
             descriptors = False
         else:
             if request not in self._made:
-                self._no_capture(call)
+                self.no_capture(call)
             made = self.made(request)
             entry, descriptors = made.entry, made.schedule.loads == "descriptor"
         plan = self.plan(call, entry, values, boundaries, descriptors)
@@ -306,7 +310,7 @@ class Kernel:
         """Tensors of sequence boundaries and how they must end; what they hold is looked at."""
         found = packed_boundaries(self.declared, values)
         if found:
-            self._no_capture(call)
+            self.no_capture(call)
         for position, name, total in found:
             require_boundaries(name, values[position], total)
         return found
@@ -320,7 +324,7 @@ class Kernel:
         plan.entry = later
         return results
 
-    def _no_capture(self, call: Call) -> None:
+    def no_capture(self, call: Call) -> None:
         """CallError E518: compiling, looking at boundaries cannot be part of a CUDA graph."""
         if call.device != "cpu" and torch.cuda.is_current_stream_capturing():
             message = f"{self.name} is called with such tensors first while a graph is captured"

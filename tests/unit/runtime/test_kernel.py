@@ -228,4 +228,4 @@ def test_an_unknown_call_during_a_graph_capture_says_what_to_do(stages, monkeypa
     kernel = Kernel(spec(flash()))
     call = kernel.checker.check([*tensors().values()])
     with pytest.raises(CallError, match="E518"):
-        kernel._no_capture(replace(call, device="cuda:0"))
+        kernel.no_capture(replace(call, device="cuda:0"))
