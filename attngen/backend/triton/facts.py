@@ -21,7 +21,8 @@ class Facts:
     @property
     def wide(self) -> bool:
         """Whether the streams are float32."""
-        return any(t.dtype is Dtype.F32 for t in self.program.attention.tensors if t.is_stream)
+        keys = [t for t in self.program.attention.tensors if t.role in ("key", "value")]
+        return any(t.dtype is Dtype.F32 for t in keys)
 
     @property
     def packed(self) -> bool:

@@ -39,7 +39,10 @@ def emit_backward(
 
 
 def training_program(program: Program, backward: Backward) -> Program:
-    """The forward that also returns the saved rows, in fp32, after the results of the spec."""
+    """The forward that also returns the saved rows after the results of the spec.
+
+    Numbers are saved in float32, rows in the dtype of the results.
+    """
     saved = tuple((name, r) for name, r in backward.saved)
     outputs = (*program.online.outputs, *saved)
     attention = replace(program.attention, outputs=(*program.attention.outputs, *saved))
