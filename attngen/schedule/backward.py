@@ -1,6 +1,6 @@
 """Schedules of the backward kernels.
 
-Measured on an H200 (docs/backward.md): 64 x 64 tiles, four warps, two stages over queries, three
+Compared on an H200 (bench/results): 64 x 64 tiles, four warps, two stages over queries, three
 over keys for rows of 128 columns; wider rows take smaller tiles, so that the accumulators stay in
 registers.
 """
