@@ -1,8 +1,8 @@
 """Schedules of the backward kernels.
 
-Picked from exploratory runs on an H200 that were not kept: 64 x 64 tiles, four warps, two stages over queries, three
-over keys for rows of 128 columns; wider rows take smaller tiles, so that the accumulators stay in
-registers.
+Picked from exploratory runs on an H200 that were not kept: 64 x 64 tiles, four warps, two stages
+over queries, three over keys for rows of 128 columns; wider rows take smaller tiles, so that the
+accumulators stay in registers.
 """
 
 from __future__ import annotations

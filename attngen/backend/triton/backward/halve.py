@@ -4,9 +4,9 @@ Triton keeps an operand of wgmma in shared memory unless something was computed 
 is exact, the factor two folds into the constants of the score, and 32 KB of shared memory are free
 for a second program on the multiprocessor.
 
-Seen right on an H200 with Triton 3.6.0 for bf16 rows of 128 columns, 64 x 64 tiles and scores linear
-in their product (lengths to 8192); seen silently wrong there for a soft-cap. Nothing else was run at
-length, so nothing else takes this form.
+Seen right on an H200 with Triton 3.6.0 for bf16 rows of 128 columns, 64 x 64 tiles and scores
+linear in their product (lengths to 8192); seen silently wrong there for a soft-cap. Nothing else
+was run at such lengths, so nothing else takes this form.
 """
 
 from __future__ import annotations
