@@ -11,7 +11,7 @@ from attngen.backend.triton.forward import Forward
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.outputs import Outputs, exact_numbers
 from attngen.backend.triton.pieces import device_kernel, kernel_piece, launch_lines, stage_piece
-from attngen.backend.triton.split import Merge, Split, Stored, can_split
+from attngen.backend.triton.split import Merge, Split, Stored, buffer_name, buffers, can_split
 from attngen.backend.triton.tensors import Parameters
 from attngen.backend.triton.text import call
 from attngen.backend.triton.view import Stage
@@ -210,21 +210,22 @@ class _SplitFile(_File):
             f"places = {groups} * triton.cdiv({per_group}, {block})",
             f"splits = max(1, min(triton.cdiv({sizes.kv_len}, {LEAST_PART}), "
             f"{self.target.multiprocessors * PROGRAMS_PER_SM} // places))",
+            "cells = rows * splits",
         ]
-        for s in stored:
-            shape = f"(rows, splits, {s.block})" if s.block else "(rows, splits)"
-            query = merge.outputs.query.name
+        for dtype, width in buffers(stored).items():
             lines.append(
-                f"{s.name}_parts = {query}.new_empty({shape}, dtype={TORCH_PARTS[s.dtype]})"
+                f"{buffer_name(dtype)} = {merge.outputs.query.name}.new_empty(cells * {width}, "
+                f"dtype={TORCH_PARTS[dtype]})"
             )
         options = self._options(self.schedule.warps, self.schedule.stages)
+        early = ["launch_pdl=True"] if self.target.dependent_launch else []
         lines += launch_lines(first[0], "(splits, places)", split.parameters, first[1], options)
         lines += launch_lines(
             second[0],
             "(rows,)",
             merge.parameters,
             second[1],
-            [f"num_warps={MERGE_WARPS}", f"num_stages={MERGE_STAGES}"],
+            [f"num_warps={MERGE_WARPS}", f"num_stages={MERGE_STAGES}", *early],
         )
         return [*lines, _returned(merge.outputs)]
 

@@ -18,7 +18,7 @@ from attngen.backend.triton.index_printer import IndexPrinter, NoScalarForm
 from attngen.backend.triton.merge import MergeOutputs
 from attngen.backend.triton.shape import ROW, SCALAR, Frame
 from attngen.backend.triton.step import AccumulatorView, Step
-from attngen.backend.triton.tensors import group_lines, sizes
+from attngen.backend.triton.tensors import Parameters, group_lines, sizes
 from attngen.backend.triton.text import prune
 from attngen.backend.triton.view import Stage
 from attngen.core.target import Target
@@ -115,10 +115,10 @@ class Split(Forward):
         stage = self.stage(1, _NoFinish(self.binder, self.plan, never_empty=False))
         step = self.last_step
         stored = stored_state(step)
-        for s in stored:
-            self.parameters.add(f"{s.name}_parts", f"*{s.dtype}", f"{s.name}_parts", True)
+        add_parts(self.parameters, stored)
         body = render(
             "triton/split_body.py.j2",
+            part_lines=part_lines(stored),
             block_q=self.schedule.block_q,
             block_k=self.schedule.block_k,
             stages_of_loop=self.schedule.stages,
@@ -155,7 +155,7 @@ class Merge(Context):
         self.parameters.add("splits", "i32", "splits")
         for s in stored:
             self.names.take(s.name)
-            self.parameters.add(f"{s.name}_parts", f"*{s.dtype}", f"{s.name}_parts", True)
+        add_parts(self.parameters, stored)
         finish = Finish(self.binder, self.plan, self.facts.never_empty)
         finish.stage(step)
         stores = self.outputs.lines(finish, self.binder)
@@ -163,6 +163,8 @@ class Merge(Context):
         lines = [*self.binder.sections[SCALAR], *self.binder.sections[ROW]]
         body = render(
             "triton/merge_body.py.j2",
+            early=self.target.dependent_launch,
+            part_lines=part_lines(stored),
             head_lines=heads,
             position_lines=self._position_lines(),
             base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
@@ -224,10 +226,42 @@ def stored_state(step: Step) -> list[Stored]:
     return out
 
 
+def buffers(stored: list[Stored]) -> dict[str, int]:
+    """Elements that a row of a part takes in each buffer of parts, by the buffer's dtype."""
+    widths: dict[str, int] = {}
+    for s in stored:
+        widths[s.dtype] = widths.get(s.dtype, 0) + (s.block or 1)
+    return widths
+
+
+def buffer_name(dtype: str) -> str:
+    """Name of the buffer that holds all stored state of a dtype: one allocation a call."""
+    return "parts" if dtype == "fp32" else f"{dtype}_parts"
+
+
+def add_parts(parameters: Parameters, stored: list[Stored]) -> None:
+    """The buffers of parts, and how many (row, part) pairs they hold."""
+    for dtype in buffers(stored):
+        name = buffer_name(dtype)
+        parameters.add(name, f"*{dtype}", name, True)
+    parameters.add("cells", "i32", "cells")
+
+
+def part_lines(stored: list[Stored]) -> list[str]:
+    """Where each piece of the state begins in its buffer."""
+    lines, used = [], dict.fromkeys(buffers(stored), 0)
+    for s in stored:
+        at = used[s.dtype]
+        start = f" + cells.to(tl.int64) * {at}" if at else ""
+        lines.append(f"{s.name}_parts = {buffer_name(s.dtype)}{start}")
+        used[s.dtype] += s.block or 1
+    return lines
+
+
 def _parts_at_once(stored: list[Stored]) -> int:
-    """Parts a merge program holds: 64 KiB of accumulators in registers, at most 128 parts."""
+    """Parts a merge program holds: 32 KiB of accumulators in registers, at most 128 parts."""
     widest = max((s.block for s in stored), default=1)
-    return max(16, min(128, 16384 // max(1, widest)))
+    return max(16, min(128, 8192 // max(1, widest)))
 
 
 def _pieces(a: AccumulatorView) -> dict[str, object]:
