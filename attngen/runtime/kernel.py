@@ -15,6 +15,7 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target, find_target
 from attngen.ir.attention import Attention, Tensor
+from attngen.runtime import warm
 from attngen.runtime.autograd import Switch, dense, fake, floats, has_gradient
 from attngen.runtime.bind import bind, expectation, found
 from attngen.runtime.cache import Cache, Entry
@@ -79,6 +80,7 @@ def _declarations(
     entry = cache.get(key)
     if entry is not None:
         return Interface.restored(entry.meta["interface"]), entry.meta["sizes"]
+    warm.start()
     from attngen.frontend import load  # noqa: PLC0415 - not needed on a hit
     from attngen.runtime.support import require_supported  # noqa: PLC0415
 

@@ -46,7 +46,11 @@ def prepare_interpreter() -> bool:
 
 
 def interpreter_active() -> bool:
-    """Whether the imported Triton interprets kernels (imports it if it is not)."""
+    """Whether Triton interprets kernels; before its import is done, the environment says so."""
+    spec = getattr(sys.modules.get("triton"), "__spec__", None)
+    ready = spec is not None and not getattr(spec, "_initializing", False)
+    if not ready and INTERPRET not in os.environ:
+        return False
     from triton import language  # noqa: PLC0415 - see gpu_present
     from triton.runtime.jit import JITFunction  # noqa: PLC0415
 
