@@ -31,10 +31,39 @@ def median_ms(call: Callable[[], Any], quick: bool) -> float:
     return float(do_bench(call, warmup=warmup, rep=rep, return_mode="median"))
 
 
-def host_us(call: Callable[[], Any], calls: int) -> float:
-    """Microseconds the host spends per call; best of five rounds, the queue drained between."""
+def clean_median_ms(call: Callable[[], Any], quick: bool) -> float:
+    """The same with a last-level cache emptied by reading: no old lines are left to write back.
+
+    do_bench fills the cache with zeros; writing them back (some 40 MB) is then part of a call.
+    """
+    if not torch.cuda.is_available():
+        return median_ms(call, quick)
+    big = torch.zeros(64 << 20, device="cuda")  # 256 MiB
+    pairs = []
+    for _ in range(30 if quick else 100):
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        big.sum()
+        events[0].record()
+        call()
+        events[1].record()
+        pairs.append(events)
+    torch.cuda.synchronize()
+    times = sorted(start.elapsed_time(end) for start, end in pairs)
+    return float(times[len(times) // 2])
+
+
+def copy_rate(size: int, quick: bool) -> float:
+    """GB/s of a copy that reads and writes `size` bytes together."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = torch.ones(size // 4, device=device, dtype=torch.bfloat16)
+    target = torch.empty_like(source)
+    return size / median_ms(lambda: target.copy_(source), quick) / 1e6
+
+
+def host_us(call: Callable[[], Any], calls: int, rounds: int = 5) -> float:
+    """Microseconds the host spends per call; best of some rounds, the queue drained between."""
     best = float("inf")
-    for _ in range(5):
+    for _ in range(rounds):
         _drain()
         start = time.perf_counter()
         for _ in range(calls):
