@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import torch
-from cases import Case, decode_cases, forward_cases, inputs, proportion_cases
+from cases import Case, decode_cases, forward_cases, inputs, proportion_cases, visited
 from check import check
 from measure import (
     clean_median_ms,
@@ -178,8 +178,11 @@ def proportion_table(settings: Settings) -> Table:
     """Time in proportion to the kept area."""
     table = Table(
         "Time in proportion to the kept area",
-        ("row", "kept", "ms", "dense x kept, ms", "measured / expected", "goal"),
-        "B1 H16 S16384 d128, bf16.",
+        (
+            *("row", "kept", "ms", "dense x kept, ms", "measured / expected", "goal"),
+            *("tiles", "area of their tiles / kept"),
+        ),
+        "B1 H16 S16384 d128, bf16. The last column is what tiles of that size have to compute.",
     )
     cases = proportion_cases()
     names = [case.name for case in cases]
@@ -193,20 +196,22 @@ def proportion_table(settings: Settings) -> Table:
 
 
 def _proportion_row(case: Case, settings: Settings, dense: list[float]) -> tuple[str, ...]:
-    _, call, values = ours(case, settings.device)
+    kernel, call, values = ours(case, settings.device)
     # one head: a float64 score matrix of 16384 squared is 2 GiB
     check(case, call, values, heads=1)
     mine = median_ms(call, settings.quick)
     if case.kind == "full":
         dense.append(mine)
-        return "100.0%", f"{mine:.4f}", "", "", ""
-    kept = f"{case.kept:.1%}"
+        return "100.0%", f"{mine:.4f}", "", "", "", "", ""
+    kept, tile = f"{case.kept:.1%}", kernel.last.schedule
+    area = visited(case, settings.device, tile.block_q, tile.block_k) / case.kept
+    tiles = (f"{tile.block_q} x {tile.block_k}", f"{area:.2f}")
     if not dense:
-        return kept, f"{mine:.4f}", "no dense row", "", ""
+        return kept, f"{mine:.4f}", "no dense row", "", "", *tiles
     expected = dense[0] * case.kept
     ratio = mine / expected
     shown = f"**{ratio:.2f}**" if ratio <= case.goal else f"{ratio:.2f}"
-    return kept, f"{mine:.4f}", f"{expected:.4f}", shown, f"{case.goal:.2f}"
+    return kept, f"{mine:.4f}", f"{expected:.4f}", shown, f"{case.goal:.2f}", *tiles
 
 
 def host_table(settings: Settings) -> Table:
