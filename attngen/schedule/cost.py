@@ -28,8 +28,8 @@ class Footprint:
     products read; query_width, accumulator_width: columns; tiles: products and softmax classes;
     words: registers alive per element of a score tile; columns: vectors of one value per key that
     a score or a mask keeps; searched: ranges of keys are found at run time, by scans or by testing
-    each tile; bounded: no class keeps a running maximum; wide: the streams are float32; sorts: lists
-    of the largest scores are kept.
+    each tile; bounded: no class keeps a running maximum; wide: the streams are float32; sorts:
+    lists of the largest scores are kept.
     """
 
     query_bytes: int

@@ -27,7 +27,7 @@ def test_the_merge_waits_where_it_is_launched_early(target):
 
 def test_parts_are_one_allocation_a_dtype():
     text = source("flash", "sm_90")
-    assert re.findall(r"\w+ = \w+\.new_empty\(cells \* (\d+), dtype=([\w.]+)\)", text) == [
+    assert re.findall(r"\w+ = \w+\.new_empty\(\(cells \* (\d+),\), dtype=([\w.]+)\)", text) == [
         ("130", "torch.float32")  # 128 columns, a maximum, a sum
     ]
     assert "m_i_parts = parts + cells.to(tl.int64) * 128" in text
@@ -36,5 +36,5 @@ def test_parts_are_one_allocation_a_dtype():
 
 def test_sorted_lists_have_a_buffer_of_their_own():
     text = source("knn", "sm_90")
-    assert "i64_parts = x.new_empty(cells * 16, dtype=torch.int64)" in text
+    assert "i64_parts = x.new_empty((cells * 16,), dtype=torch.int64)" in text
     assert "torch.float32" not in text.split("def knn(")[1].split("i64_parts =")[1]
