@@ -43,6 +43,7 @@ DEFAULT_TARGET = "sm_90"
 DEFAULT_FEATURE = 128
 PLANS = 4096  # remembered signatures; lengths vary without end in serving
 FEW_QUERIES = 16
+FEW_PACKED = 2  # a sequence, on average
 MANY_KEYS = 256
 
 
@@ -240,10 +241,10 @@ class Kernel:
         return Request(sizes, call.half, target)
 
     def _short(self, call: Call) -> bool:
-        """Few queries against many keys: decoding and speculative decoding."""
+        """Few queries against many keys: decoding. Of packed sequences only the mean is known."""
         packed = any(t.packed for t in self.declared)
-        few = 0 < call.q_len <= FEW_QUERIES
-        return few and not packed and call.kv_len >= max(MANY_KEYS, 4 * call.q_len)
+        most, each = (FEW_PACKED * call.batch, call.batch) if packed else (FEW_QUERIES, 1)
+        return 0 < call.q_len <= most and call.kv_len >= max(MANY_KEYS * each, 4 * call.q_len)
 
     def made(self, request: Request) -> Specialisation:
         """The kernel file for a request, compiled if it is the first of its kind."""

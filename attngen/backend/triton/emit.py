@@ -226,13 +226,23 @@ class _SplitFile(_File):
         per_group = sizes.q_len * (sizes.heads // heads) if sizes.groups else sizes.q_len
         most = value(self.target.multiprocessors * PROGRAMS_PER_SM) // variable("places")
         parts = smallest(cdiv(sizes.kv_len, LEAST_PART), most)
+        if split.facts.packed:  # upper bounds: nobody knows here how long each sequence is
+            rows = product([sizes.heads, sizes.q_len])
+            places = product([per_group // block + sizes.batch, heads])
+            merges = [Let("slots", sizes.q_len + sizes.batch)]
+            merged = product([variable("slots"), sizes.heads])
+        else:
+            rows = product([sizes.batch, sizes.heads, sizes.q_len])
+            places = product([sizes.batch, heads, cdiv(per_group, block)])
+            merges, merged = [], variable("rows")
         steps: list[Step] = [
             *sizes.steps,
             *merge.outputs.allocations(),
-            Let("rows", product([sizes.batch, sizes.heads, sizes.q_len])),
-            Let("places", product([sizes.batch, heads, cdiv(per_group, block)])),
+            Let("rows", rows),
+            Let("places", places),
             Let("splits", largest(1, parts)),
             Let("cells", variable("rows") * variable("splits")),
+            *merges,
         ]
         for dtype, width in buffers(stored).items():
             name, query = buffer_name(dtype), merge.outputs.query.name
@@ -243,8 +253,7 @@ class _SplitFile(_File):
         steps.append(launch(first[0], grid, split.parameters, first[1], options))
         options = [f"num_warps={MERGE_WARPS}", f"num_stages={MERGE_STAGES}"]
         options += ["launch_pdl=True"] if self.target.dependent_launch else []
-        grid = (variable("rows"),)
-        steps.append(launch(second[0], grid, merge.parameters, second[1], options))
+        steps.append(launch(second[0], (merged,), merge.parameters, second[1], options))
         return [*steps, _returned(merge.outputs)]
 
 

@@ -32,14 +32,15 @@ LEAST_KEY = -9187343244130779136  # of `pack_top`: (-inf, no index)
 
 
 def can_split(program: Program) -> bool:
-    """Whether parts of a row can be reduced apart: one pass, not packed, one key head axis."""
+    """Whether parts of a row can be reduced apart: one pass, one key head axis, no random numbers.
+
+    Keys of packed sequences only with their queries.
+    """
     plan, tensors = program.online, program.attention.tensors
     roots = [a.scalar for a in plan.accumulators] + [c.score for c in plan.classes]
     random = any(isinstance(e, Uniform) for e in walk(*roots))
-    packed = any(t.packed for t in tensors)
-    return (
-        plan.stages == 1 and not random and not packed and len(sizes(program.attention).groups) <= 1
-    )
+    packed = any(t.packed for t in tensors) == any(t.packed for t in tensors if t.role == "query")
+    return plan.stages == 1 and not random and packed and len(sizes(program.attention).groups) <= 1
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Split(Forward):
         self.parameters.add("group", "i32", group)
         self.parameters.add("kv_heads", "i32", kv_heads)
         self.parameters.add("splits", "i32", variable("splits"))
+        self.parameters.add("tokens", "i32", self.sizes.q_len)
         stage = self.stage(1, _NoFinish(self.binder, self.plan, never_empty=False))
         step = self.last_step
         stored = stored_state(step)
@@ -119,6 +121,7 @@ class Split(Forward):
         body = render(
             "triton/split_body.py.j2",
             part_lines=part_lines(stored),
+            packed=self._packed(),
             block_q=self.schedule.block_q,
             block_k=self.schedule.block_k,
             stages_of_loop=self.schedule.stages,
@@ -153,6 +156,8 @@ class Merge(Context):
         heads = group_lines(self.sizes, self.parameters)
         self._lengths()
         self.parameters.add("splits", "i32", variable("splits"))
+        self.parameters.add("tokens", "i32", self.sizes.q_len)
+        self.parameters.add("slots", "i32", variable("slots"))
         for s in stored:
             self.names.take(s.name)
         add_parts(self.parameters, stored)
@@ -164,6 +169,7 @@ class Merge(Context):
         body = render(
             "triton/merge_body.py.j2",
             early=self.target.dependent_launch,
+            packed=self._packed(),
             part_lines=part_lines(stored),
             head_lines=heads,
             position_lines=self._position_lines(),
