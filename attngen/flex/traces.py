@@ -18,6 +18,7 @@ from attngen.frontend.scope import taken_words
 from attngen.frontend.trace import Slot, Traced, lift, positions
 from attngen.frontend.trace_place import span_of
 from attngen.frontend.trace_spec import (
+    Asked,
     Shapes,
     TracedProgram,
     checked_mask,
@@ -45,7 +46,7 @@ class Question:
     score_mod: Mod | None
     mask_mod: Mod | None
     scale: float | None
-    lse: bool
+    asked: Asked
     facts: Mapping[str, str]
 
 
@@ -68,11 +69,15 @@ class Extents:
 
 @dataclass
 class Trace:
-    """One program with its kernel; fixed: (slot, axis, size) the formula was written for."""
+    """One program with its kernel; fixed: (slot, axis, size) the formula was written for.
+
+    alive: what the ids in its key mean.
+    """
 
     traced: TracedProgram
     kernel: Kernel
     fixed: tuple[tuple[int, int, int], ...]
+    alive: list[Any]
 
     def fits(self, tensors: Sequence[torch.Tensor], extents: Extents) -> bool:
         """Whether what the trace relied on holds in this call."""
@@ -114,7 +119,7 @@ class Traces:
         tensors = [t.reshape(1) if t.ndim == 0 else t for _, t in walk.tensors]
         facts = tuple(sorted(question.facts.items()))
         marks = tuple(is_sorted(t) for _, t in walk.tensors)
-        key = (mods, marks, facts, question.scale, question.lse, extents.shapes)
+        key = (mods, marks, facts, question.scale, question.asked, extents.shapes)
         for trace in self.made.get(key, ()):
             if trace.fits(tensors, extents):
                 self.made.move_to_end(key)
@@ -140,7 +145,7 @@ class Traces:
         fixed = tuple(
             (i, axis, s.shape[axis]) for i, s in enumerate(maker.slots) for axis in sorted(s.fixed)
         )
-        trace = Trace(traced, kernel, fixed)
+        trace = Trace(traced, kernel, fixed, walk.alive)
         if not derived:
             self.made.setdefault(key, []).append(trace)
             while len(self.made) > MOST:
@@ -185,7 +190,7 @@ class _Maker:
                 found = self._run(mode, question.mask_mod, b, h, q_idx, kv_idx)
                 mask = checked_mask(found, _where(question.mask_mod))
             shapes = self._shapes()
-            traced = traced_program(self._name(), shapes, score, mask, self.slots, question.lse)
+            traced = traced_program(self._name(), shapes, score, mask, self.slots, question.asked)
         return traced, [tensor for tensor, _ in mode.derived]
 
     def _shapes(self) -> Shapes:

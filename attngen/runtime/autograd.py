@@ -45,7 +45,7 @@ def halves(declared: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(i for i, t in enumerate(declared) if t.dtype is Dtype.HALF)
 
 
-def autocast(values: Values, places: Sequence[int]) -> Values:
+def autocast(values: Values, places: Sequence[int]) -> tuple[Any, ...]:
     """The arguments as torch's own attention has them under autocast: in its dtype, from any.
 
     Float64 stays, as there; so do inputs declared `f32`, whose rounding would change the formula.
@@ -57,7 +57,7 @@ def autocast(values: Values, places: Sequence[int]) -> Values:
             continue
         if torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64:
             out[i] = x.to(torch.get_autocast_dtype(x.device.type))
-    return out
+    return tuple(out)
 
 
 def in_graph(key: Hashable | None, values: Values) -> bool:

@@ -46,7 +46,7 @@ MANY_KEYS = 256
 
 
 def compile(  # the name users type: attngen.compile
-    text_or_path: str | Path,
+    text_or_path: str | Path | Source,
     target: str | None = None,
     backend: str | None = None,
     **params: int | float | bool,
@@ -91,8 +91,10 @@ def _declarations(
     return interface, sizes
 
 
-def read(text_or_path: str | Path) -> Source:
+def read(text_or_path: str | Path | Source) -> Source:
     """The source of a spec: a path if it is one line without a brace, else the text itself."""
+    if isinstance(text_or_path, Source):
+        return text_or_path
     text = str(text_or_path)
     if not isinstance(text_or_path, Path) and ("{" in text or "\n" in text):
         return Source("<text>", text)
@@ -252,7 +254,7 @@ class Kernel:
         self.last = made
         return made
 
-    def _bind(self, tensors: Sequence[Any], by_name: Mapping[str, Any]) -> Sequence[Any]:
+    def _bind(self, tensors: Sequence[Any], by_name: Mapping[str, Any]) -> tuple[Any, ...]:
         if not tensors and len(by_name) == self._count:
             try:
                 return tuple(map(by_name.__getitem__, self._names))
