@@ -14,7 +14,7 @@ import torch
 
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.flex.block_mask import mask_of
-from attngen.flex.traces import Extents, Question, Traces
+from attngen.flex.traces import POSITIONS, Extents, Question, Traces
 from attngen.frontend.trace_spec import Asked
 from attngen.runtime.kernel import Kernel
 
@@ -38,21 +38,23 @@ def flex_attention(
     return_aux: Any = None,
     mask_mod: Callable[..., Any] | None = None,
     facts: Mapping[str, str] = _NO_FACTS,
+    align: str = "start",
 ) -> Any:
     """softmax(score_mod(q . k * scale)) v over the keys that the mask keeps.
 
     query [B, Hq, Sq, D], key [B, Hkv, Skv, D], value [B, Hkv, Skv, Dv]; block_mask: its mask_mod is
     used and its tables are not; mask_mod: the same without a BlockMask (both: keys that both keep);
-    scale: default 1 / sqrt(D); facts: {"doc": "sorted"} for captured tensors; kernel_options are
-    accepted and not needed. Returns out [B, Hq, Sq, Dv], with return_lse also lse [B, Hq, Sq] (f32,
-    natural), with return_aux = AuxRequest(lse=True, max_scores=True) an AuxOutput with them (the
-    scores without a gradient, as in torch). A row with no key gives 0 and -inf. CallError:
-    arguments that do not fit; SpecError: a callable that cannot be traced, with the place in its
-    file.
+    scale: default 1 / sqrt(D); facts: {"doc": "sorted"} for captured tensors; align: "start" as in
+    torch, or "end": q_idx of the last query is that of the last key, as in decoding with a cache;
+    kernel_options are accepted and not needed. Returns out [B, Hq, Sq, Dv], with return_lse also
+    lse [B, Hq, Sq] (f32, natural), with return_aux = AuxRequest(lse=True, max_scores=True) an
+    AuxOutput with them (the scores without a gradient, as in torch). A row with no key gives 0 and
+    -inf. CallError: arguments that do not fit; SpecError: a callable that cannot be traced, with
+    the place in its file.
     """
     if return_aux is None:
         given = (query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa)
-        kernel, arguments = _prepared(*given, _OUT_LSE if return_lse else _OUT, facts)
+        kernel, arguments = _prepared(*given, _OUT_LSE if return_lse else _OUT, facts, align)
         return kernel(*arguments)
     if return_lse:
         message = "return_lse and return_aux were both given"
@@ -60,7 +62,7 @@ def flex_attention(
             Diagnostic("E521", message, help="leave return_lse out: AuxRequest(lse=True) asks")
         )
     given = (query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa)
-    return _with_aux(lambda asked: _prepared(*given, asked, facts), return_aux)
+    return _with_aux(lambda asked: _prepared(*given, asked, facts, align), return_aux)
 
 
 # its callables are looked at in Python: torch.compile runs it as it is, between two graphs
@@ -108,10 +110,11 @@ def flex_kernel(
     *,
     mask_mod: Callable[..., Any] | None = None,
     facts: Mapping[str, str] = _NO_FACTS,
+    align: str = "start",
 ) -> Kernel:
     """The kernel that `flex_attention` uses here: `.source`, `.explain()` and so on."""
     given = (query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa)
-    kernel, arguments = _prepared(*given, Asked(lse=return_lse), facts)
+    kernel, arguments = _prepared(*given, Asked(lse=return_lse), facts, align)
     if query.numel() and key.numel():
         kernel.made(kernel.request(*arguments))
     return kernel
@@ -137,6 +140,7 @@ def _prepared(
     enable_gqa: bool,
     asked: Asked,
     facts: Mapping[str, str],
+    align: str,
 ) -> Prepared:
     extents = _extents(query, key, value, enable_gqa)
     sizes = extents.sizes
@@ -145,7 +149,12 @@ def _prepared(
         mask_mod = own if mask_mod is None else _both(own, mask_mod)
     if scale is not None and not math.isfinite(scale):
         raise CallError(Diagnostic("E513", f"scale is {scale}", help="pass a finite number"))
-    question = Question(score_mod, mask_mod, scale, asked, facts)
+    if align not in POSITIONS:
+        message = f"align is {align!r:.40}"
+        raise CallError(Diagnostic("E521", message, help='align="start" or align="end"'))
+    if sizes["Sq"] == sizes["Skv"]:
+        align = "start"  # the same, and tensors along the queries are read as they lie
+    question = Question(score_mod, mask_mod, scale, asked, facts, align)
     kernel, captured = TRACES.find(question, extents)
     key, value = (_batched(x, sizes["B"]) for x in (key, value))
     return kernel, [query, key, value, *captured]

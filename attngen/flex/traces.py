@@ -36,6 +36,7 @@ from attngen.syntax.words import bad_name
 
 MOST = 256  # traces kept
 CONVERTED = {torch.int16: torch.int32, torch.uint8: torch.int32}
+POSITIONS = {"start": "q_idx", "end": "q_pos"}  # what a callable gets as the query's position
 Mod = Callable[..., Any]
 
 
@@ -48,6 +49,7 @@ class Question:
     scale: float | None
     asked: Asked
     facts: Mapping[str, str]
+    align: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Traces:
         tensors = [t.reshape(1) if t.ndim == 0 else t for _, t in walk.tensors]
         facts = tuple(sorted(question.facts.items()))
         marks = tuple(is_sorted(t) for _, t in walk.tensors)
-        key = (mods, marks, facts, question.scale, question.asked, extents.shapes)
+        key = (mods, marks, facts, question.scale, question.asked, question.align, extents.shapes)
         for trace in self.made.get(key, ()):
             if trace.fits(tensors, extents):
                 self.made.move_to_end(key)
@@ -181,7 +183,7 @@ class _Maker:
         mode = Tracing(pairs)
         mode.adopt = lambda tensor: self.slot("made", tensor)
         with mode:
-            b, h, q_idx, kv_idx = positions(Proxy)
+            b, h, q_idx, kv_idx = positions(Proxy, POSITIONS[question.align])
             score, mask = plain_score(question.scale), None
             if question.score_mod is not None:
                 found = self._run(mode, question.score_mod, Proxy(score), b, h, q_idx, kv_idx)

@@ -313,9 +313,9 @@ def dot(a: Any, b: Any) -> Any:
     return Vector(tuple(apply("mul", x, y) for x, y in zip(left, right, strict=True))).fold("add")
 
 
-def positions(make: Callable[[Expr], Traced]) -> tuple[Traced, ...]:
-    """What a callable gets as b, h, q_idx and kv_idx."""
-    return tuple(make(Index(name)) for name in ("b", "h", "q_idx", "kv_idx"))
+def positions(make: Callable[[Expr], Traced], query: str = "q_idx") -> tuple[Traced, ...]:
+    """What a callable gets as b, h, q_idx and kv_idx; query: the query's, counted as wanted."""
+    return tuple(make(Index(name)) for name in ("b", "h", query, "kv_idx"))
 
 
 def _leads(i: Expr, names: frozenset[str], size: int) -> bool:

@@ -17,6 +17,7 @@ from attngen.decorator import AttentionFunction
 from attngen.ir.attention import Tensor
 from attngen.runtime.bind import expectation
 from attngen.runtime.kernel import Kernel, compile, read
+from attngen.runtime.settings import expect_interpreter
 
 Number = int | float | bool
 CASTS = {Dtype.F32: torch.float32, Dtype.F16: torch.float16, Dtype.BF16: torch.bfloat16}
@@ -31,9 +32,9 @@ class Attention(torch.nn.Module):
         Attention("alibi.attn", slope=torch.nn.Parameter(torch.rand(16)), cap=30.0)
 
     A Parameter becomes a parameter, a tensor a buffer, a number the value of a run-time scalar or
-    of a `param` of the spec. `state_dict` names them as the spec does. `Module.to(dtype)` may change
-    the dtype of what is owned: each call reads it in the dtype that is declared (`half`: that of
-    the first stream). Copies and pickles hold the text of the spec, never code.
+    of a `param` of the spec. `state_dict` names them as the spec does. `Module.to(dtype)` may
+    change the dtype of what is owned: each call reads it in the dtype that is declared (`half`:
+    that of the first stream). Copies and pickles hold the text of the spec, never code.
     """
 
     def __init__(
@@ -49,12 +50,13 @@ class Attention(torch.nn.Module):
         SpecError: mistakes of the spec; CallError E524: a name or value that does not fit.
         """
         super().__init__()
+        expect_interpreter()
         declared, source, known = _declarations(spec, target, backend)
         names = {tensor.name: tensor for tensor in declared}
         held = {n: v for n, v in owned.items() if n in names or isinstance(v, torch.Tensor)}
         for name, value in held.items():
             _require_fit(name, value, names)
-        params = {n: v for n, v in owned.items() if n not in held}
+        params = {n: _number(v) for n, v in owned.items() if n not in held}
         self._params = dict(params)
         if isinstance(spec, AttentionFunction):
             made = spec.kernel(**params)
@@ -100,7 +102,7 @@ class Attention(torch.nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy, or one that was pickled."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call] # of torch
         self._kernel = _kernel(*self._made_of)
         self._arrange()
 
@@ -138,11 +140,9 @@ class Attention(torch.nn.Module):
 
     def _misplaced(self, tensors: Sequence[Any], by_name: Mapping[str, Any]) -> CallError:
         twice = [n for n in self._open[: len(tensors)] if n in by_name]
-        message = (
-            f"{twice[0]} was given twice: by position and by name"
-            if twice
-            else f"{len(tensors)} arguments were given, but {len(self._open)} are passed by position"
-        )
+        message = f"{len(tensors)} arguments were given by position, but {len(self._open)} are open"
+        if twice:
+            message = f"{twice[0]} was given twice: by position and by name"
         own = f" (owned by the module: {', '.join(sorted(self._owns))})" if self._owns else ""
         fix = f"call it with ({', '.join(self._open)}){own}"
         return CallError(Diagnostic("E502", message, help=fix))
@@ -161,7 +161,7 @@ def _kernel(
 
 
 def _declarations(
-    spec: str | Path | AttentionFunction, target: str | None, backend: str | None
+    spec: Any, target: str | None, backend: str | None
 ) -> tuple[tuple[Tensor, ...], Source, tuple[str | None, str | None]]:
     """What a call passes, the text, and (target, backend)."""
     if isinstance(spec, AttentionFunction):
@@ -173,6 +173,12 @@ def _declarations(
         raise CallError(Diagnostic("E524", message, help=fix))
     source = read(spec)
     return compile(source, target, backend).declared, source, (target, backend)
+
+
+def _number(value: torch.Tensor | Number) -> Number:
+    """The value of a `param`; `compile` says what else does not fit."""
+    assert not isinstance(value, torch.Tensor)  # those are inputs
+    return value
 
 
 def _require_fit(name: str, value: Any, names: Mapping[str, Tensor]) -> None:

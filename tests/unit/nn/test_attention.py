@@ -32,15 +32,15 @@ TEXT = """attention sinks {
 
 @attention
 def windowed(
-    q: "query half[B, H, S, D]",  # noqa: F722
-    k: "key half[B, H, S, D]",  # noqa: F722
-    v: "value half[B, H, S, D]",  # noqa: F722
-    slope: "f32[H]",  # noqa: F722
+    q: "query half[B, H, S, D]",
+    k: "key half[B, H, S, D]",
+    v: "value half[B, H, S, D]",
+    slope: "f32[H]",
     width=4,
 ):
-    score = dot(q, k) * rsqrt(D) + slope[h] * (kv_idx - q_pos)  # noqa: F821
-    mask = causal and q_pos - kv_idx < width  # noqa: F821, F841
-    return sum(softmax(score) * v)  # noqa: F821
+    score = dot(q, k) * rsqrt(D) + slope[h] * (kv_idx - q_pos)
+    mask = causal and q_pos - kv_idx < width
+    return sum(softmax(score) * v)
 
 
 @pytest.fixture(autouse=True)
