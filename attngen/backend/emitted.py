@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Emitted:
     source: complete Python text that imports only torch and triton; entry: name of its host
     function, which takes the spec's tensors and scalars in declaration order, allocates and returns
     the results as a tuple in the order of the spec, and checks nothing (the runtime has checked);
-    outputs: names of the results; kernels: the device functions, for ahead-of-time compilation.
+    outputs: names of the results; kernels: the device functions, for ahead-of-time compilation;
+    host: what the entry does, as plain data for a launcher without a compiler (triton/host.py).
     """
 
     source: str
@@ -38,3 +40,4 @@ class Emitted:
     arguments: tuple[str, ...]
     outputs: tuple[str, ...]
     kernels: tuple[DeviceKernel, ...]
+    host: tuple[Any, ...] = ()

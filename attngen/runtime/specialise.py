@@ -176,4 +176,5 @@ def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
         arguments=tuple(meta["arguments"]),
         outputs=tuple(meta["outputs"]),
         kernels=tuple(kernels),
+        host=tuple(meta["host"]),
     )

@@ -11,6 +11,7 @@ from attngen.backend.triton.step import TILE_SHAPE, Step, build_step, place_mask
 from attngen.backend.triton.tensors import group_lines
 from attngen.backend.triton.text import call, prune, used, without_flag
 from attngen.backend.triton.view import Stage, StepView
+from attngen.backend.value import ONE
 from attngen.ir.expr import Expr
 
 
@@ -152,7 +153,7 @@ class Forward(Context):
             block_q=self.schedule.block_q,
             block_k=self.schedule.block_k,
             stages_of_loop=self.schedule.stages,
-            single=self.programs == "1",
+            single=self.programs == ONE,
             packed=self._packed(),
             head_lines=heads,
             position_lines=self._position_lines(),

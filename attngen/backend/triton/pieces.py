@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attngen.backend.emitted import DeviceKernel
+from attngen.backend.triton.host import Launch
 from attngen.backend.triton.tensors import Parameters
 from attngen.backend.triton.text import call
 from attngen.backend.triton.view import Stage
+from attngen.backend.value import Value
 
 
 def stage_piece(s: Stage) -> dict[str, str]:
@@ -35,20 +37,16 @@ def _decorator(free: Sequence[str]) -> str:
     return call(head, [f'"{p}"' for p in free], "", 0).replace("=(", "=[", 1)[:-1] + "])"
 
 
-def launch_lines(
-    name: str, grid: str, table: Parameters, parameters: Sequence[str], options: Sequence[str]
-) -> list[str]:
-    """Host lines that make the tensor descriptors of a kernel and launch it."""
-    used = [table.table[p] for p in parameters]
-    lines = []
-    for p in used:
-        if p.descriptor:
-            lines += _lines(call(f"{p.name} = TensorDescriptor", p.descriptor, "", 4))
-    return lines + _lines(call(f"{name}[{grid}]", [*(p.host for p in used), *options], "", 4))
-
-
-def _lines(text: str) -> list[str]:
-    return text.split("\n    ")
+def launch(
+    name: str,
+    grid: tuple[Value, ...],
+    table: Parameters,
+    parameters: Sequence[str],
+    options: Sequence[str],
+) -> Launch:
+    """The launch of a kernel with the parameters that its text uses."""
+    given = tuple((p, table.table[p].host) for p in parameters)
+    return Launch(name, grid, given, tuple(options))
 
 
 def device_kernel(

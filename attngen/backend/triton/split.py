@@ -21,6 +21,7 @@ from attngen.backend.triton.step import AccumulatorView, Step
 from attngen.backend.triton.tensors import group_lines, sizes
 from attngen.backend.triton.text import prune
 from attngen.backend.triton.view import Stage
+from attngen.backend.value import ONE, variable
 from attngen.core.target import Target
 from attngen.ir.expr import Axes, Index, Uniform
 from attngen.ir.program import Program
@@ -106,17 +107,16 @@ class Split(Forward):
     def split_kernel(self) -> tuple[str, Stage, list[Stored], Step, list[str]]:
         """(body, stage, stored state, step, parameter names)."""
         self._lengths()
-        group = f"{self.sizes.heads} // kv_heads" if self.sizes.groups else "1"
+        kv_heads = variable("kv_heads") if self.sizes.groups else self.sizes.heads
+        group = self.sizes.heads // kv_heads if self.sizes.groups else ONE
         self.parameters.add("group", "i32", group)
-        self.parameters.add(
-            "kv_heads", "i32", "kv_heads" if self.sizes.groups else self.sizes.heads
-        )
-        self.parameters.add("splits", "i32", "splits")
+        self.parameters.add("kv_heads", "i32", kv_heads)
+        self.parameters.add("splits", "i32", variable("splits"))
         stage = self.stage(1, _NoFinish(self.binder, self.plan, never_empty=False))
         step = self.last_step
         stored = stored_state(step)
         for s in stored:
-            self.parameters.add(f"{s.name}_parts", f"*{s.dtype}", f"{s.name}_parts", True)
+            self.parameters.add_array(f"{s.name}_parts", s.dtype, f"{s.name}_parts")
         body = render(
             "triton/split_body.py.j2",
             block_q=self.schedule.block_q,
@@ -152,10 +152,10 @@ class Merge(Context):
         """(body, parameter names)."""
         heads = group_lines(self.sizes, self.parameters)
         self._lengths()
-        self.parameters.add("splits", "i32", "splits")
+        self.parameters.add("splits", "i32", variable("splits"))
         for s in stored:
             self.names.take(s.name)
-            self.parameters.add(f"{s.name}_parts", f"*{s.dtype}", f"{s.name}_parts", True)
+            self.parameters.add_array(f"{s.name}_parts", s.dtype, f"{s.name}_parts")
         finish = Finish(self.binder, self.plan, self.facts.never_empty)
         finish.stage(step)
         stores = self.outputs.lines(finish, self.binder)
