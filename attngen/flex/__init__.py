@@ -14,7 +14,8 @@ import torch
 
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.flex.block_mask import mask_of
-from attngen.flex.traces import POSITIONS, Extents, Question, Traces
+from attngen.flex.maker import POSITIONS, Extents, Question
+from attngen.flex.traces import Traces
 from attngen.frontend.trace_spec import Asked
 from attngen.runtime.kernel import Kernel
 

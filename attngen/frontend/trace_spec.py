@@ -222,7 +222,7 @@ class _Named:
 
     def _axis(self, i: int) -> Axis:
         slot = self.slot
-        if slot.rows and i == len(slot.shape) - 1:
+        if (slot.rows or slot.buckets) and i == len(slot.shape) - 1:
             return Axis(str(slot.shape[i]), "feature", slot.shape[i])
         name = self._stream_axis(i)
         if name is not None:
