@@ -12,7 +12,7 @@ from tests.differential.test_flex import tensors
 
 pytestmark = pytest.mark.interpreter
 CASES = corpus()
-DOUBLE, CLOSE = torch.float64, {"atol": 3e-5, "rtol": 2e-4}
+CLOSE = {"atol": 3e-5, "rtol": 2e-4}
 
 
 def captured(case):
@@ -31,11 +31,12 @@ def gradients(run, leaves, seeds):
     return torch.autograd.grad(total, leaves, allow_unused=True)
 
 
-def agrees(case, shared=1, theirs=None):
-    q, k, v = tensors(case, shared=shared)
+def agrees(case, shared=1, theirs=None, device="cpu", close=CLOSE):
+    q, k, v = (x.to(device) for x in tensors(case, shared=shared))
     leaves = [q, k, v, *captured(case)]
-    make = torch.Generator().manual_seed(3)
-    seeds = [torch.randn(*q.shape[:3], w, generator=make) for w in (16, 1)]
+    make = torch.Generator("cpu").manual_seed(3)
+    seeds = [torch.randn(*q.shape[:3], w, generator=make, device="cpu") for w in (16, 1)]
+    seeds = [x.to(device) for x in seeds]
     seeds[1] = seeds[1][..., 0]
 
     def ours():
@@ -49,7 +50,7 @@ def agrees(case, shared=1, theirs=None):
     want = gradients(lambda: theirs(q, k, v), leaves, seeds)
     for mine, other in zip(found, want, strict=True):
         expected = torch.zeros_like(mine) if other is None else other
-        torch.testing.assert_close(mine, expected, **CLOSE)
+        torch.testing.assert_close(mine, expected, **close)
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n != "mla_rope"])
