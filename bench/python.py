@@ -50,6 +50,8 @@ def rows():
     def both(call):
         return lambda: torch.autograd.grad(call(*leaves), leaves, seed)
 
+    saved = list(kernel(*leaves).grad_fn.saved_tensors)
+    run = kernel.operators.run.backward
     traced = flex_kernel(q, k, v, alibi, mask_mod=mask)
     flex = attngen.flex_attention
     return {
@@ -59,6 +61,7 @@ def rows():
         "flex_attention, ALiBi and window": lambda: flex(q, k, v, alibi, mask_mod=mask),
         "kernel, forward with gradient": lambda: kernel(*leaves),
         "kernel, forward and backward": both(kernel),
+        "the same backward without autograd": lambda: run(saved[:3], [*saved[3:], seed]),
         "flex_attention, forward and backward": both(lambda *x: flex(*x, mask_mod=causal)),
         "sdpa": lambda: sdpa(q, k, v, is_causal=True),
         "sdpa, forward and backward": both(lambda *x: sdpa(*x, is_causal=True)),

@@ -48,7 +48,7 @@ class Sizes:
     rate: float
 
 
-GPU = Sizes(layers=4, heads=4, width=256, batch=32, length=256, steps=600, rate=1e-3)
+GPU = Sizes(layers=4, heads=4, width=256, batch=32, length=256, steps=130, rate=1e-3)
 CPU = Sizes(layers=2, heads=2, width=64, batch=2, length=64, steps=150, rate=8e-3)
 
 

@@ -7,7 +7,7 @@ are derived from its formula, so no block mask has to be built.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -15,10 +15,12 @@ import torch
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.flex.block_mask import mask_of
 from attngen.flex.maker import POSITIONS, Extents, Question
+from attngen.flex.shortcut import Shortcuts, code_of
 from attngen.flex.traces import Traces
 from attngen.frontend.trace_spec import Asked
 from attngen.runtime.kernel import Kernel
 
+SHORTCUTS = Shortcuts()
 TRACES = Traces()  # of this process: a callable is traced once
 Prepared: TypeAlias = "tuple[Kernel, list[torch.Tensor]]"
 _NO_FACTS: Mapping[str, str] = {}
@@ -54,8 +56,19 @@ def flex_attention(
     the place in its file.
     """
     if return_aux is None:
-        given = (query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa)
-        kernel, arguments = _prepared(*given, _OUT_LSE if return_lse else _OUT, facts, align)
+        kernel, arguments = _prepared(
+            query,
+            key,
+            value,
+            score_mod,
+            block_mask,
+            mask_mod,
+            scale,
+            enable_gqa,
+            _OUT_LSE if return_lse else _OUT,
+            facts,
+            align,
+        )
         return kernel(*arguments)
     if return_lse:
         message = "return_lse and return_aux were both given"
@@ -143,22 +156,52 @@ def _prepared(
     facts: Mapping[str, str],
     align: str,
 ) -> Prepared:
-    extents = _extents(query, key, value, enable_gqa)
-    sizes = extents.sizes
+    if not (_has_four_axes(query) and _has_four_axes(key)):
+        _extents(query, key, value, enable_gqa)  # says what is wrong
     if block_mask is not None:
-        own = mask_of(block_mask, sizes["Sq"], sizes["Skv"])
+        own = mask_of(block_mask, query.shape[2], key.shape[2])
         mask_mod = own if mask_mod is None else _both(own, mask_mod)
+    call: Hashable = None
+    if not facts and (asked is _OUT or asked is _OUT_LSE):
+        mods = code_of(score_mod), code_of(mask_mod)
+        shapes = query.shape, key.shape, getattr(value, "shape", None)
+        call = (*mods, *shapes, scale, enable_gqa, asked.lse, align)
+        known = SHORTCUTS.find(call, score_mod, mask_mod)
+        if known is not None:
+            return known[0], [query, key, value, *known[1]]
+    extents = _extents(query, key, value, enable_gqa)
+    found = TRACES.find(
+        _question(score_mod, mask_mod, scale, asked, facts, align, extents), extents
+    )
+    batch = extents.sizes["B"]
+    if call is not None and key.shape[0] == value.shape[0] == batch:
+        SHORTCUTS.keep(call, score_mod, mask_mod, found, extents)
+    key, value = (_batched(x, batch) for x in (key, value))
+    return found.trace.kernel, [query, key, value, *found.arguments]
+
+
+def _question(
+    score_mod: Callable[..., Any] | None,
+    mask_mod: Callable[..., Any] | None,
+    scale: float | None,
+    asked: Asked,
+    facts: Mapping[str, str],
+    align: str,
+    extents: Extents,
+) -> Question:
+    """What a call asks for; CallError E513, E521."""
     if scale is not None and not math.isfinite(scale):
         raise CallError(Diagnostic("E513", f"scale is {scale}", help="pass a finite number"))
     if align not in POSITIONS:
         message = f"align is {align!r:.40}"
         raise CallError(Diagnostic("E521", message, help='align="start" or align="end"'))
-    if sizes["Sq"] == sizes["Skv"]:
+    if extents.sizes["Sq"] == extents.sizes["Skv"]:
         align = "start"  # the same, and tensors along the queries are read as they lie
-    question = Question(score_mod, mask_mod, scale, asked, facts, align)
-    kernel, captured = TRACES.find(question, extents)
-    key, value = (_batched(x, sizes["B"]) for x in (key, value))
-    return kernel, [query, key, value, *captured]
+    return Question(score_mod, mask_mod, scale, asked, facts, align)
+
+
+def _has_four_axes(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.ndim == 4
 
 
 def _extents(q: Any, k: Any, v: Any, grouped: bool) -> Extents:

@@ -8,6 +8,7 @@ stand in a fingerprint by their id (whoever keeps a fingerprint keeps `alive` wi
 
 from __future__ import annotations
 
+import dis
 import functools
 import types
 from collections.abc import Hashable, Iterator, Mapping
@@ -34,6 +35,11 @@ class Walk:
     tensors: list[tuple[str, torch.Tensor]] = field(default_factory=list)
     alive: list[Any] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> list[torch.Tensor]:
+        """The tensors alone."""
+        return [tensor for _, tensor in self.tensors]
 
     def fingerprint(self, value: Any, name: str = "", depth: int = 0) -> Hashable:
         """A key for whatever the value is."""
@@ -88,7 +94,7 @@ class Walk:
 
     def _function(self, function: types.FunctionType, depth: int) -> Hashable:
         code = function.__code__
-        free, named = _names(code)
+        free, named = names_of(code)
         found: list[Hashable] = [self._itself(code)]
         for variable, cell in zip(free, function.__closure__ or (), strict=True):
             try:
@@ -107,7 +113,7 @@ class Walk:
         return tuple(found)
 
 
-def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def names_of(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Variables of the closure, and names a function may look up in its module.
 
     Functions of torch look up nothing that changes.
@@ -127,8 +133,10 @@ _CODES: dict[int, tuple[types.CodeType, tuple[str, ...], tuple[str, ...]]] = {}
 
 
 def _looked_up(code: types.CodeType) -> Iterator[str]:
-    """Names of a function, those of inner functions too."""
-    yield from code.co_names
+    """Names a function looks up in its module, those of inner functions too."""
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield step.argval
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _looked_up(constant)

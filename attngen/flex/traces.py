@@ -61,6 +61,16 @@ class Trace:
         return self.traced.attention.tensors[3 + self.traced.slots.index(slot)].name
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a call takes; tensors: all that its callables reach; lasting: also for later calls."""
+
+    trace: Trace
+    arguments: list[torch.Tensor]
+    tensors: list[torch.Tensor]
+    lasting: bool
+
+
 @dataclass
 class Traces:
     """The traces made so far, by what the callables depend on; `count` counts tracings."""
@@ -69,8 +79,8 @@ class Traces:
     kernels: dict[str, Kernel] = field(default_factory=dict)
     count: int = 0
 
-    def find(self, question: Question, extents: Extents) -> tuple[Kernel, list[torch.Tensor]]:
-        """The kernel of a call and the captured tensors to pass."""
+    def find(self, question: Question, extents: Extents) -> Found:
+        """The trace of a call and the captured tensors to pass."""
         walk = Walk()
         mods = tuple(walk.fingerprint(m) for m in (question.score_mod, question.mask_mod))
         tensors = [t.reshape(1) if t.ndim == 0 else t for _, t in walk.tensors]
@@ -80,7 +90,7 @@ class Traces:
         for trace in self.made.get(key, ()):
             if trace.fits(tensors, extents):
                 self.made.move_to_end(key)
-                return trace.kernel, trace.arguments(tensors, extents)
+                return Found(trace, trace.arguments(tensors, extents), walk.reached, True)
         return self._trace(key, question, extents, walk, tensors)
 
     def _trace(
@@ -90,7 +100,7 @@ class Traces:
         extents: Extents,
         walk: Walk,
         tensors: list[torch.Tensor],
-    ) -> tuple[Kernel, list[torch.Tensor]]:
+    ) -> Found:
         self.count += 1
         maker = Maker(question, extents)
         pairs = [(t, maker.slot(name, t)) for name, t in walk.tensors]
@@ -111,7 +121,8 @@ class Traces:
             while len(self.made) > MOST:
                 self.made.popitem(last=False)
         own = [t.reshape(1) if t.ndim == 0 else t for t in derived]
-        return kernel, trace.arguments([*tensors, *own], extents)
+        arguments = trace.arguments([*tensors, *own], extents)
+        return Found(trace, arguments, walk.reached, not derived)
 
 
 def _input(tensor: torch.Tensor) -> torch.Tensor:

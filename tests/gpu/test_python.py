@@ -48,7 +48,7 @@ def batch(length=300, dtype=torch.bfloat16):
 
 def gradients(model, x, run=None):
     model.zero_grad()
-    (run or model)(x).float().square().mean().backward()
+    (model if run is None else run)(x).float().square().mean().backward()
     return [p.grad.clone() for p in model.parameters()]
 
 
