@@ -1,7 +1,5 @@
 """Calls like an earlier one are recognised, and only those: each change has to be seen."""
 
-import types
-
 import pytest
 import torch
 from torch.nn.attention.flex_attention import and_masks
@@ -76,12 +74,12 @@ def test_contents_of_tensors_are_passed(long_way):
 
 
 def test_numbers_of_closures_and_modules(monkeypatch):
-    width = 3
+    def made(width):
+        return lambda b, h, q_idx, kv_idx: (q_idx - kv_idx < width) & (kv_idx - q_idx < WIDTH)
 
-    def mod(b, h, q_idx, kv_idx):
-        return (q_idx - kv_idx < width) & (kv_idx - q_idx < WIDTH)
-
-    for width in (3, 9, 3, True):
+    mod = made(3)
+    for value in (3, 9, 3, True):
+        mod.__closure__[0].cell_contents = value
         right(mask_mod=mod)
     for value in (2, 7, 7.5, 2):
         monkeypatch.setitem(globals(), "WIDTH", value)
@@ -90,15 +88,11 @@ def test_numbers_of_closures_and_modules(monkeypatch):
 
 @pytest.mark.parametrize("values", [(0.0, -0.0), (1, True), (1, 1.0)])
 def test_values_that_compare_equal_and_are_not_the_same(values, long_way):
+    def made(factor):
+        return lambda score, b, h, q_idx, kv_idx: score + kv_idx * 0.1 * factor
+
     for value in values:
-
-        def mod(score, b, h, q_idx, kv_idx, value=None):
-            return score + kv_idx * 0.1
-
-        cell = types.CellType(value)
-        code = (lambda value: lambda s, b, h, q, kv: s + kv * 0.1 * value)(value).__code__
-        made = types.FunctionType(code, globals(), "mod", None, (cell,))
-        right(made)
+        right(made(value))
     assert len(long_way) == 2
 
 
@@ -129,16 +123,13 @@ def test_code_that_is_put_in_its_place():
 
 
 def test_kinds_of_tensors():
-    tensor = torch.arange(24)
-
-    def mod(score, b, h, q_idx, kv_idx):
-        return score + tensor[kv_idx] * 0.1
+    def made(tensor):
+        return lambda score, b, h, q_idx, kv_idx: score + tensor[kv_idx] * 0.1
 
     for kind in (torch.int64, torch.int32, torch.float32, torch.uint8):
-        tensor = torch.arange(24).to(kind)
-        right(mod)
+        right(made(torch.arange(24).to(kind)))
     for tensor in (torch.rand(48)[::2], torch.rand(60), torch.rand(24)):
-        right(mod)
+        right(made(tensor))
 
 
 def test_a_tensor_in_two_places_and_then_two_tensors():
@@ -213,12 +204,11 @@ def test_what_is_unusual_takes_the_long_way(long_way):
 
 
 def test_a_variable_that_is_unbound_again():
-    width = 3
+    def made(width):
+        return lambda b, h, q_idx, kv_idx: q_idx - kv_idx < width
 
-    def mod(b, h, q_idx, kv_idx):
-        return q_idx - kv_idx < width
-
+    mod = made(3)
     right(mask_mod=mod)
-    del width
+    del mod.__closure__[0].cell_contents
     with pytest.raises(NameError):
         attngen.flex_attention(X, X, X, mask_mod=mod)
