@@ -135,7 +135,7 @@ _CODES: dict[int, tuple[types.CodeType, tuple[str, ...], tuple[str, ...]]] = {}
 def _looked_up(code: types.CodeType) -> Iterator[str]:
     """Names a function looks up in its module, those of inner functions too."""
     for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        if "GLOBAL" in step.opname or step.opname == "LOAD_NAME":
             yield step.argval
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
