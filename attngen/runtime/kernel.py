@@ -31,6 +31,7 @@ from attngen.runtime.launch import (
     aligned,
     packed_boundaries,
     require_boundaries,
+    require_narrow,
     signature,
 )
 from attngen.runtime.operators import Operators
@@ -140,6 +141,10 @@ class Kernel:
         self._names = tuple(tensor.name for tensor in self.declared)
         self._count = len(self._names)
         self.operators = Operators(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
+        """Itself: a copy of a model shares what is compiled."""
+        return self
 
     @property
     def name(self) -> str:
@@ -345,7 +350,7 @@ class Kernel:
         descriptors: bool,
     ) -> Plan:
         """How `entry` is called with such arguments; descriptors: whether it loads with them."""
-        _require_narrow(call, self.declared, values)
+        require_narrow(call, self.declared, values)
         copies = self._copies(call, values, descriptors)
         on_cpu = call.device == "cpu"
         several = not on_cpu and torch.cuda.device_count() > 1
@@ -383,15 +388,3 @@ class Kernel:
 
     def _shown(self) -> Specialisation:
         return self.last or self.specialise()
-
-
-def _require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any]) -> None:
-    """CallError E515: a tensor descriptor's strides are 40-bit numbers of bytes."""
-    if not call.wide:
-        return
-    value = next(v for t, v in zip(declared, values, strict=True) if t.name == call.wide[0])
-    message = (
-        f"{call.wide[0]}: a stride is 2**40 bytes or more, found {found(value)} with strides "
-        f"{list(value.stride())}; expected less"
-    )
-    raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous()"))

@@ -10,6 +10,7 @@ import torch
 
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.ir.attention import Tensor
+from attngen.runtime.bind import found
 from attngen.runtime.checks import Call
 from attngen.runtime.scalars import Scalar
 
@@ -116,3 +117,15 @@ def require_boundaries(name: str, value: torch.Tensor, total: int) -> None:
         return
     fix = f"{name} holds the first token of each sequence, and last the number of tokens"
     raise CallError(Diagnostic("E514", f"{name} {problem}", help=fix))
+
+
+def require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any]) -> None:
+    """CallError E515: a tensor descriptor's strides are 40-bit numbers of bytes."""
+    if not call.wide:
+        return
+    value = next(v for t, v in zip(declared, values, strict=True) if t.name == call.wide[0])
+    message = (
+        f"{call.wide[0]}: a stride is 2**40 bytes or more, found {found(value)} with strides "
+        f"{list(value.stride())}; expected less"
+    )
+    raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous()"))

@@ -106,6 +106,14 @@ def test_copies(how):
     assert not torch.equal(again(*given), want)
 
 
+def test_copies_of_models_that_hold_kernels_or_functions():
+    holder = torch.nn.Module()
+    holder.kernel, holder.function = attngen.compile("examples/flash.attn"), windowed
+    again = copy.deepcopy(holder)
+    assert again.kernel is holder.kernel
+    assert again.function is windowed
+
+
 def test_state_goes_from_one_to_another():
     one, two = module(doc=DOC), module(sink=torch.nn.Parameter(torch.zeros(2)), doc=DOC * 0)
     two.load_state_dict(one.state_dict())
