@@ -50,7 +50,8 @@ def rows():
     def both(call):
         return lambda: torch.autograd.grad(call(*leaves), leaves, seed)
 
-    saved = list(kernel(*leaves).grad_fn.saved_tensors)
+    out = kernel(*leaves)
+    saved = list(out.grad_fn.saved_tensors)
     run = kernel.operators.run.backward
     traced = flex_kernel(q, k, v, alibi, mask_mod=mask)
     flex = attngen.flex_attention

@@ -15,7 +15,7 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target, find_target
 from attngen.ir.attention import Attention, Tensor
-from attngen.runtime.autograd import Switch, autocast, floats, halves, has_gradient, in_graph
+from attngen.runtime.autograd import autocast, floats, halves, has_gradient, in_graph
 from attngen.runtime.bind import bind, expectation, found
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.checks import Call, Checker
@@ -37,6 +37,7 @@ from attngen.runtime.launch import (
 from attngen.runtime.operators import Operators
 from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
+from attngen.runtime.step import Switch
 from attngen.runtime.training import Training, train
 
 DEFAULT_TARGET = "sm_90"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -36,6 +37,28 @@ def signature(values: Sequence[Any]) -> Hashable | None:
         return None
 
 
+class _Thread(threading.local):
+    bound = False
+
+
+THREAD = _Thread()
+
+
+def bind_thread(device: str) -> None:
+    """Make the GPU's context the current one of this thread, once.
+
+    A thread such as autograd's has none until the CUDA runtime does something in it, and `empty` may
+    come from torch's cache: tensor descriptors, which the driver makes, would be refused.
+    """
+    if device != "cpu":
+        place = torch.device(device)
+        with torch.cuda.device(place):
+            torch.cuda.set_device(place)
+            if not torch.cuda.is_current_stream_capturing():
+                torch.empty(1, device=place).zero_()
+        THREAD.bound = True
+
+
 @dataclass(slots=True)
 class Plan:
     """One way to call: the host function, and what must be done to the arguments first.
@@ -55,6 +78,8 @@ class Plan:
 
     def run(self, values: Sequence[Any]) -> Any:
         """The result, or the tuple of results."""
+        if not THREAD.bound:
+            bind_thread(self.call.device)
         results = self.entry(*values) if self.plain else self._prepared(list(values))
         return results[0] if self.single else results
 

@@ -19,9 +19,10 @@ import torch
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Tensor
-from attngen.runtime.autograd import ORDINARY, Differentiated, has_gradient, placed, shapes
+from attngen.runtime.autograd import ORDINARY, Differentiated, has_gradient, shapes
 from attngen.runtime.checks import Call
 from attngen.runtime.fingerprint import digest
+from attngen.runtime.step import placed
 
 if TYPE_CHECKING:
     from attngen.runtime.kernel import Kernel

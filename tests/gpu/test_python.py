@@ -1,6 +1,7 @@
 """What users build around kernels, on a GPU: modules, graphs, autocast, models of transformers."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -116,6 +117,28 @@ def test_opcheck():
     operators = model.attention.kernel.operators
     torch.library.opcheck(operators.operator("_training"), leaves)
     torch.library.opcheck(operators.operator(""), tuple(x.detach() for x in leaves))
+
+
+def test_a_thread_that_has_done_nothing_on_the_gpu():
+    """A plan that is there needs no module loaded, and memory may come from torch's cache."""
+    kernel = attngen.compile("examples/flash.attn")
+    given = [torch.randn(1, 2, 128, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    leaves = [x.clone().requires_grad_() for x in given]
+    seed = torch.ones_like(given[0])
+
+    def both():
+        with torch.no_grad():
+            plain = kernel(*given)[0]
+        with torch.autograd.set_multithreading_enabled(False):  # backward in this thread
+            return plain, *torch.autograd.grad(kernel(*leaves)[0], leaves, seed)
+
+    want, found = both(), []
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: found.append(both()))
+        thread.start()
+        thread.join()
+    assert len(found) == 2
+    assert all(torch.equal(a, b) for one in found for a, b in zip(one, want, strict=True))
 
 
 # --- transformers ---------------------------------------------------------------------------------
