@@ -47,7 +47,7 @@ THREAD = _Thread()
 def bind_thread(device: str) -> None:
     """Make the GPU's context the current one of this thread, once.
 
-    A thread such as autograd's has none until the CUDA runtime does something in it, and `empty` may
+    A thread such as autograd's has none until the CUDA runtime does something in it, and memory may
     come from torch's cache: tensor descriptors, which the driver makes, would be refused.
     """
     if device != "cpu":
