@@ -40,9 +40,14 @@ def prepare_interpreter() -> bool:
     Triton decides when its modules are imported (its own library functions are decorated then), so
     a later change of the variable would leave half of it compiled.
     """
+    expect_interpreter()
+    return interpreter_active()
+
+
+def expect_interpreter() -> None:
+    """The same before anything needs it: an optimizer of torch may import Triton in between."""
     if "triton" not in sys.modules and INTERPRET not in os.environ and not gpu_present():
         os.environ[INTERPRET] = "1"
-    return interpreter_active()
 
 
 def interpreter_active() -> bool:
