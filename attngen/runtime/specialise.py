@@ -164,6 +164,7 @@ def emitted_meta(emitted: Emitted) -> dict[str, Any]:
     """What a cache entry holds of a file besides its text."""
     meta = dataclasses.asdict(emitted)
     del meta["source"]
+    meta["schedule_text"] = meta.pop("schedule")  # an entry's "schedule" is the whole of it
     return meta
 
 
@@ -177,4 +178,5 @@ def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
         outputs=tuple(meta["outputs"]),
         kernels=tuple(kernels),
         host=tuple(meta["host"]),
+        schedule=meta["schedule_text"],
     )
