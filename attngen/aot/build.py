@@ -54,8 +54,9 @@ class Built:
 
 
 def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: None) -> Built:
-    """The package, up to its text files. An interrupted build goes on where it was: what has been
-    compiled is in the cache. SpecError: a spec, target or schedule that has no kernel.
+    """The package, up to its text files. SpecError: a spec, target or schedule without a kernel.
+
+    An interrupted build goes on where it was: what has been compiled is in the cache.
     """
     variants = [
         variant(choice, half, order.targets, cache, order.backward)

@@ -29,8 +29,10 @@ def parameter_sizes(types: Sequence[str]) -> list[int]:
 
 
 def require_contract(kernel: DeviceKernel, binary: Binary, target: Target) -> None:
-    """SpecError E312: the compiler made something that the launcher does not fit; E313: more than
-    it knows how to give (scratch memory, descriptors without hardware)."""
+    """SpecError E312: not what the launcher will hand over; E313: more than it can give.
+
+    That is scratch memory, and tensor descriptors on hardware without them.
+    """
     types = list(kernel.signature.values())
     descriptors = sum(t.startswith("tensordesc") for t in types)
     if descriptors != len(binary.launch["descriptors"]):

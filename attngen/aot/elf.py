@@ -81,8 +81,11 @@ def _cubin(sections: dict[str, bytes]) -> Facts:
             parameters[ordinal] = (offset, packed >> 18)
         elif number == THREADS:
             threads = struct.unpack_from("<I", value)[0]
-    counts = {n: struct.unpack("<II", v)[1] for n, v in _attributes(sections[".nv.info"])
-              if n in (REGISTERS, FRAME)}
+    counts = {
+        n: struct.unpack("<II", v)[1]
+        for n, v in _attributes(sections[".nv.info"])
+        if n in (REGISTERS, FRAME)
+    }
     first = min((offset for offset, _ in parameters.values()), default=0)
     ordered = tuple((o - first, s) for _, (o, s) in sorted(parameters.items()))
     shared = sections.get(f".nv.shared.{symbol}", b"")

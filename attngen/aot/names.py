@@ -17,7 +17,9 @@ _VERSION = re.compile(
     r"(\.post(0|[1-9]\d*))?(\.dev(0|[1-9]\d*))?(\+[a-z0-9]+(\.[a-z0-9]+)*)?"
 )
 # of the file systems of some systems, and what the package itself defines
-_DEVICES = {"con", "prn", "aux", "nul", "clock"} | {f"{d}{i}" for d in ("com", "lpt") for i in "123"}
+_DEVICES = {"con", "prn", "aux", "nul", "clock"} | {
+    f"{d}{i}" for d in ("com", "lpt") for i in "123"
+}
 _OWN = {"preload", "torch", "errors", "selfcheck", "self"}
 
 

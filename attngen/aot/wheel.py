@@ -72,9 +72,7 @@ def _metadata(built: Built, distribution: str, readme: bytes) -> bytes:
 
 
 def _record(files: Mapping[str, bytes], own: str) -> bytes:
-    lines = [
-        f"{name},sha256={_digest(data)},{len(data)}" for name, data in sorted(files.items())
-    ]
+    lines = [f"{name},sha256={_digest(data)},{len(data)}" for name, data in sorted(files.items())]
     return ("\n".join([*lines, f"{own},,"]) + "\n").encode()
 
 

@@ -68,9 +68,7 @@ def compile_many(
         return list(pool.map(one, jobs))
 
 
-def binary_key(
-    emitted: Emitted, kernel: DeviceKernel, target: Target, steady: bool = False
-) -> str:
+def binary_key(emitted: Emitted, kernel: DeviceKernel, target: Target, steady: bool = False) -> str:
     """The key of a binary: the emitted text, how it is compiled, and the toolchain."""
     return digest(
         "steady binary" if steady else "binary",

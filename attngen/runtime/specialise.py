@@ -165,12 +165,17 @@ def emitted_meta(emitted: Emitted) -> dict[str, Any]:
     meta = dataclasses.asdict(emitted)
     del meta["source"]
     meta["schedule_text"] = meta.pop("schedule")  # an entry's "schedule" is the whole of it
+    for kernel in meta["kernels"]:  # a JSON object does not keep the order of parameters
+        kernel["signature"] = list(kernel["signature"].items())
     return meta
 
 
 def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
     """The file of a cache entry."""
-    kernels = (DeviceKernel(**{**k, "divisible": tuple(k["divisible"])}) for k in meta["kernels"])
+    kernels = (
+        DeviceKernel(**{**k, "signature": dict(k["signature"]), "divisible": tuple(k["divisible"])})
+        for k in meta["kernels"]
+    )
     return Emitted(
         source=source.decode(),
         entry=meta["entry"],

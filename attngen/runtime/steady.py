@@ -1,4 +1,4 @@
-"""Stands for ptxas: `python steady.py <ptxas> <arguments of ptxas>`; the same PTX gives the same bytes.
+"""`python steady.py <ptxas> <its arguments>` runs ptxas so that the same PTX gives the same bytes.
 
 ptxas names registers by where its tables happen to lie, so it is run at fixed addresses, with an
 empty environment, in a folder and with file names that are always called the same. With

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def boundaries(
 def require_boundaries(name: str, own: str, value: torch.Tensor, total: int) -> None:
     """ArgumentError unless they start at 0, never decrease and end at the number of tokens."""
     listed = value.tolist()
-    falls = any(b < a for a, b in zip(listed, listed[1:], strict=False))
+    falls = any(b < a for a, b in pairwise(listed))
     if not listed or listed[0] != 0 or falls or listed[-1] != total:
         raise ArgumentError(
             f"{name}: {own} holds the first token of each sequence and last the number of tokens: "

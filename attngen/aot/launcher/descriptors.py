@@ -29,7 +29,7 @@ class Maker:
         self.steps = (ctypes.c_uint64 * max(rank - 1, 1))(*steps)
         self.box = (ctypes.c_uint32 * rank)(*reversed(meta["block_size"]))
         self.ones = (ctypes.c_uint32 * rank)(*([1] * rank))
-        extent = 1 + sum((n - 1) * step for n, step in zip(sizes, [size, *steps]))
+        extent = 1 + sum((n - 1) * step for n, step in zip(sizes, [size, *steps], strict=True))
         self.mend = cuda.version <= _FIXED_DRIVER and extent < _SMALL
         self.made: dict[int, tuple[int, Any]] = {}
 

@@ -10,6 +10,8 @@ import ctypes
 import threading
 from typing import Any
 
+import torch
+
 from .errors import DriverError, NoBinaryError
 
 CUDA_LIBRARY, HIP_LIBRARY = "libcuda.so.1", "libamdhip64.so"
@@ -17,7 +19,7 @@ DEFAULT_SHARED = 49152  # bytes a kernel gets without asking for more
 _P, _U, _I = ctypes.c_void_p, ctypes.c_uint, ctypes.c_int
 _Out = ctypes.POINTER
 
-_CUDA = {
+_CUDA: dict[str, list[Any]] = {
     "cuInit": [_U],
     "cuDriverGetVersion": [_Out(_I)],
     "cuDeviceGet": [_Out(_I), _I],
@@ -33,7 +35,7 @@ _CUDA = {
     "cuGetErrorString": [_I, _Out(ctypes.c_char_p)],
     "cuTensorMapEncodeTiled": [_P, _I, _U, _P, _P, _P, _P, _P, _I, _I, _I, _I],
 }
-_HIP = {
+_HIP: dict[str, list[Any]] = {
     "hipInit": [_U],
     "hipModuleLoadData": [_Out(_P), ctypes.c_char_p],
     "hipModuleGetFunction": [_Out(_P), _P, ctypes.c_char_p],
@@ -87,7 +89,7 @@ class Cuda:
             raise DriverError(f"{doing}: {(text.value or b'unknown').decode()} (error {status})")
 
     def attribute(self, device: int, number: int) -> int:
-        """cuDeviceGetAttribute."""
+        """CuDeviceGetAttribute."""
         found, handle = _I(), _I()
         self.check(self.library.cuDeviceGet(ctypes.byref(handle), device), "finding the device")
         status = self.library.cuDeviceGetAttribute(ctypes.byref(found), number, handle.value)
@@ -169,8 +171,6 @@ class Hip:
 
     def describe(self, device: int) -> tuple[str, int]:
         """(architecture such as "gfx942", shared memory a program may have)."""
-        import torch
-
         properties = torch.cuda.get_device_properties(device)
         return str(properties.gcnArchName).split(":")[0], 65536
 
@@ -236,7 +236,7 @@ def _attributes(kernel: dict[str, Any]) -> Any:
     if kernel["clusters"] > 1:
         wanted += [(_CLUSTER, (kernel["clusters"], 1, 1)), (_POLICY, (1,))]
     made = (Attribute * len(wanted))()
-    for attribute, (number, values) in zip(made, wanted):
+    for attribute, (number, values) in zip(made, wanted, strict=True):
         attribute.id = number
         for i, value in enumerate(values):
             attribute.value[i] = value

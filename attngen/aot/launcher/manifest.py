@@ -33,7 +33,7 @@ class Package:
         if self.root not in place.parents:
             raise DamagedError(f"{self.name}: the manifest's path {name!r} leaves the package")
         try:
-            data = place.read_bytes()
+            data: bytes = place.read_bytes()
         except OSError as error:
             raise DamagedError(f"{self.name}: cannot read {name}: {error.strerror}") from None
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:

@@ -27,7 +27,7 @@ def define(namespace: str, kernel: Kernel) -> Any:
     """Define the operators of a kernel; the first of them."""
     library = _libraries.get(namespace)
     if library is None:
-        library = _libraries[namespace] = torch.library.Library(namespace, "DEF")
+        library = _libraries[namespace] = _library(namespace)
     arguments = ", ".join(map(_argument, kernel.declared))
     results = "Tensor" if kernel.single else f"({', '.join(['Tensor'] * len(kernel.outputs))})"
     _define(library, f"{kernel.name}({arguments}) -> {results}")
@@ -42,9 +42,7 @@ def define(namespace: str, kernel: Kernel) -> Any:
     return plain
 
 
-def _training(
-    namespace: str, library: Any, kernel: Kernel, arguments: str, fakes: _Fakes
-) -> Any:
+def _training(namespace: str, library: Any, kernel: Kernel, arguments: str, fakes: _Fakes) -> Any:
     train, back = f"{kernel.name}_training", f"{kernel.name}_backward"
     _define(library, f"{train}({arguments}) -> Tensor[]")
     _define(library, f"{back}({arguments}, Tensor[] given) -> Tensor[]")
@@ -64,6 +62,10 @@ def _argument(declared: dict[str, Any]) -> str:
     name = declared["name"]
     kind = _KINDS.get(declared["dtype"], "float") if declared["scalar"] else "Tensor"
     return f"{kind} {f'arg_{name}' if name in _WORDS else name}"
+
+
+def _library(namespace: str) -> Any:
+    return torch.library.Library(namespace, "DEF")  # type: ignore[no-untyped-call] # torch's
 
 
 def _define(library: Any, schema: str) -> None:

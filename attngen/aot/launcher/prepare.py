@@ -78,7 +78,7 @@ class Piece:
         self.launch(stream)
 
 
-class Misfit(Exception):
+class MisfitError(Exception):
     """Arguments (by name) that must be copied before a kernel can take them."""
 
     def __init__(self, wanted: set[str]) -> None:
@@ -124,7 +124,7 @@ class Preparation:
         self._read = self._needed()
 
     def build(self) -> Preparation:
-        """Itself, complete. Misfit: what must be copied; ArgumentError: what no kernel takes."""
+        """Itself, complete. MisfitError: what must be copied; ArgumentError: what cannot be."""
         for step in self.program["host"]:
             kind, *rest = step
             if kind == "let":
@@ -138,7 +138,7 @@ class Preparation:
             else:
                 raise SchemaError(f"the manifest has a step {kind!r} this launcher does not know")
         if self.misfits:
-            raise Misfit(self.misfits)
+            raise MisfitError(self.misfits)
         base = len(self.arguments) + len(self.made)
         places = self.places | {name: base + i for i, (name, _) in enumerate(self.scratch)}
         self.pieces = [f.piece(function, grid, places) for f, function, grid in self.waiting]
@@ -156,9 +156,7 @@ class Preparation:
         else:
             self.later.append((name, tree))
 
-    def _array(
-        self, name: str, tensor: str, shape: Any, dtype: str | None, zero: bool
-    ) -> None:
+    def _array(self, name: str, tensor: str, shape: Any, dtype: str | None, zero: bool) -> None:
         like = self.shapes[tensor]
         sizes = like.shape
         if shape is not None:
@@ -210,9 +208,7 @@ class _Filler:
         else:
             self._number(type_, value, divisible)
 
-    def piece(
-        self, function: int, grid: tuple[int, int, int], places: Mapping[str, int]
-    ) -> Piece:
+    def piece(self, function: int, grid: tuple[int, int, int], places: Mapping[str, int]) -> Piece:
         """The launch, with every constant in its slot."""
         scratch, alignment = self.kernel["scratch"]
         if scratch or self.kernel["profile_scratch"]:
@@ -241,7 +237,8 @@ class _Filler:
     def _number(self, type_: str, tree: Any, divisible: bool) -> None:
         value = number(tree, self.p.known, self.p.shapes)
         stride = isinstance(tree, list) and tree[0] == "stride"
-        if stride and self.p.shapes[tree[1]].shape[tree[2]] <= 1:
+        odd = value > MOST_X or (divisible and value % ALIGNMENT)
+        if odd and stride and self.p.shapes[tree[1]].shape[tree[2]] <= 1:
             value = 0  # never stepped along
         if divisible and value % ALIGNMENT:
             self.p.misfits.add(tree[1])

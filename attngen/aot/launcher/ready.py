@@ -9,7 +9,7 @@ import torch
 
 from .arguments import convert
 from .errors import PackageError
-from .prepare import ALIGNMENT, Misfit, Preparation, result
+from .prepare import ALIGNMENT, MisfitError, Preparation, result
 
 try:
     _raw_stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
@@ -86,7 +86,7 @@ class Ready:
             given.append(make(shape, dtype=dtype, device=device))
         addresses = [given[i].data_ptr() if n else 0 for i, n in enumerate(self.needed)]
         if self.arena:
-            scratch = torch.empty(self.arena, dtype=torch.uint8, device=device)
+            scratch = torch.empty((self.arena,), dtype=torch.uint8, device=device)
             base = scratch.data_ptr()
             addresses += [base + offset for offset in self.offsets]
         stream = stream_of(self.index)
@@ -105,7 +105,7 @@ def _needed(p: Preparation) -> tuple[bool, ...]:
 
 
 def _finish(p: Preparation) -> Callable[[list[Any]], tuple[torch.Tensor, ...]]:
-    """What is done after the launches; for results that are arrays as they are: just taking them."""
+    """What is done after the launches: often nothing but taking the results."""
     places = p.places
     if not p.later and all(isinstance(tree, str) and tree in places for tree in p.returned):
         at = tuple(places[tree] for tree in p.returned)
@@ -147,7 +147,7 @@ def prepare(
         shown = {n: align(t) if n in copies else t for n, t in tensors.items()}
         try:
             prepared = make(shown).build()
-        except Misfit as misfit:
+        except MisfitError as misfit:
             if misfit.wanted <= copies:
                 raise PackageError(f"a copy of {misfit} does not fit either") from None
             copies |= misfit.wanted

@@ -96,8 +96,8 @@ def _gradients(
     problems = []
     for name, entry in case["gradients"].items():
         gradient = leaves[names.index(name)].grad
-        problem = "no gradient" if gradient is None else judge(
-            gradient, answers.tensor(entry), half
+        problem = (
+            "no gradient" if gradient is None else judge(gradient, answers.tensor(entry), half)
         )
         if problem:
             problems.append(f"gradient of {name}: {problem}")
