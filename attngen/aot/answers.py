@@ -16,6 +16,7 @@ from attngen.reference.inputs import fill_sizes, make_inputs
 from attngen.runtime.training import Wiring
 
 QUERIES, KEYS = {"forward": 70, "decode": 3}, {"forward": 200, "decode": 300}
+STORED = 4096  # elements of an input that are kept as they were drawn
 FLOATS = (Dtype.HALF, Dtype.F16, Dtype.BF16, Dtype.F32)
 
 
@@ -44,7 +45,7 @@ class _Maker:
             own = drawn[tensor.name]
             if not isinstance(own, torch.Tensor):
                 inputs[tensor.name], values[tensor.name] = {"number": own}, own
-            elif tensor.is_stream and tensor.dtype in FLOATS:
+            elif tensor.dtype in FLOATS and (tensor.is_stream or own.numel() > STORED):
                 inputs[tensor.name] = {"shape": list(own.shape)}
                 values[tensor.name] = stream(number, own.shape)
             else:

@@ -14,6 +14,8 @@ from .manifest import Package
 from .operators import define
 from .selfcheck import selfcheck
 
+FORMS = ("forward", "decode", "training", "backward")
+
 
 def open_package(root: Path, namespace: str = "") -> tuple[Package, dict[str, Kernel]]:
     """The kernels of a folder by name, their operators defined under a namespace."""
@@ -65,6 +67,6 @@ def _list(kernels: dict[str, Kernel], package: Package) -> int:
         for variant in kernel.spec["variants"]:
             sizes = " ".join(f"{n}={s}" for n, s in variant["sizes"].items())
             targets = sorted({t for programs in variant["programs"].values() for t in programs})
-            forms = ", ".join(variant["programs"])
+            forms = ", ".join(f for f in FORMS if f in variant["programs"])
             print(f"  {kernel.name} {variant['half']} {sizes}: {forms} for {', '.join(targets)}")
     return 0
