@@ -41,6 +41,7 @@ class Ready:
         "needed",
         "offsets",
         "pieces",
+        "plain",
         "single",
     )
 
@@ -61,6 +62,7 @@ class Ready:
             (shape.shape, shape.dtype, torch.zeros if zero else torch.empty)
             for _, shape, zero in p.made
         )
+        self.plain = not (copies or scalars)
         self.arena = p.arena
         self.offsets = tuple(offset for _, offset in p.scratch)
         self.pieces = tuple(p.pieces)
@@ -77,10 +79,8 @@ class Ready:
 
     def _run(self, values: Sequence[Any]) -> Any:
         given = list(values)
-        for i, name, declared in self.checks:
-            given[i] = convert(name, declared, given[i])
-        for i in self.copies:
-            given[i] = align(given[i])
+        if not self.plain:
+            self._prepare(given)
         device = self.device
         for shape, dtype, make in self.arrays:
             given.append(make(shape, dtype=dtype, device=device))
@@ -95,6 +95,13 @@ class Ready:
         if self.single:
             return given[self.count]
         return self.finish(given)
+
+    def _prepare(self, given: list[Any]) -> None:
+        """Numbers checked, tensors that no kernel takes copied."""
+        for i, name, declared in self.checks:
+            given[i] = convert(name, declared, given[i])
+        for i in self.copies:
+            given[i] = align(given[i])
 
 
 def _needed(p: Preparation) -> tuple[bool, ...]:
