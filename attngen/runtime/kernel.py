@@ -15,7 +15,7 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target, find_target
 from attngen.ir.attention import Attention, Tensor
-from attngen.runtime.autograd import Switch, dense, fake, floats, has_gradient
+from attngen.runtime.autograd import Switch, autocast, floats, halves, has_gradient, in_graph
 from attngen.runtime.bind import bind, expectation, found
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.checks import Call, Checker
@@ -134,7 +134,7 @@ class Kernel:
         self._scalars = tuple(
             (i, self.checker.scalars[t.name]) for i, t in enumerate(self.declared) if t.is_scalar
         )
-        self.floats = floats(self.declared)
+        self.floats, self._halves = floats(self.declared), halves(self.declared)
         self._names = tuple(tensor.name for tensor in self.declared)
         self._count = len(self._names)
         self.operators = Operators(self)
@@ -163,10 +163,13 @@ class Kernel:
 
         With tensors that require a gradient the results have one too (SpecError E430: not built).
         """
-        if torch.compiler.is_dynamo_compiling():
-            return self.operators.call(bind(self.declared, tensors, by_name))
-        if by_name or len(tensors) != self._count:
+        compiling = torch.compiler.is_dynamo_compiling()
+        if by_name or compiling or len(tensors) != self._count:
             tensors = self._bind(tensors, by_name)
+        if torch._C._is_any_autocast_enabled():
+            tensors = autocast(tensors, self._halves)
+        if compiling:
+            return self.operators.call(tensors)
         key = signature(tensors)
         plan = self._plans.get(key)
         return self._first(key, tensors) if plan is None else plan.run(tensors)
@@ -249,7 +252,7 @@ class Kernel:
         self.last = made
         return made
 
-    def _bind(self, tensors: Sequence[Any], by_name: Mapping[str, Any]) -> tuple[Any, ...]:
+    def _bind(self, tensors: Sequence[Any], by_name: Mapping[str, Any]) -> Sequence[Any]:
         if not tensors and len(by_name) == self._count:
             try:
                 return tuple(map(by_name.__getitem__, self._names))
@@ -271,7 +274,7 @@ class Kernel:
 
     def _first(self, key: Hashable | None, values: Sequence[Any]) -> Any:
         """The first call of a signature: everything is looked at."""
-        if (key is None and all(map(dense, values))) or any(map(fake, values)):
+        if in_graph(key, values):
             return self.operators.call(values)
         call = self.checker.check(values)
         wanted = any(getattr(values[i], "requires_grad", False) for i in self.floats)
