@@ -46,7 +46,9 @@ def _sections(data: bytes) -> Iterator[tuple[str, bytes]]:
         raise ValueError("not an ELF file of 64 bits")
     (start,) = struct.unpack_from("<Q", data, 0x28)
     size, count, names = struct.unpack_from("<HHH", data, 0x3A)
-    if start + size * count > len(data):
+    (segments,) = struct.unpack_from("<Q", data, 0x20)
+    segment_size, segment_count = struct.unpack_from("<HH", data, 0x36)
+    if max(start + size * count, segments + segment_size * segment_count) > len(data):
         raise ValueError("a damaged binary: cut short")
     headers = [struct.unpack_from("<IIQQQQIIQQ", data, start + i * size) for i in range(count)]
     table = headers[names][4]

@@ -14,6 +14,7 @@ from attngen.aot.elf import Facts, read
 from attngen.core.diagnostics import Diagnostic, SpecError
 
 SCHEMA = 1
+FORMS = ("forward", "decode", "training", "backward")
 LARGEST = 1 << 28  # bytes of one file
 
 
@@ -88,7 +89,8 @@ def _uses(manifest: dict[str, Any], files: dict[str, bytes], root: str) -> Itera
         for variant in spec["variants"]:
             sizes = (f"{n}={s}" for n, s in variant["sizes"].items())
             text = " ".join([variant["half"], *sizes])
-            for form, programs in variant["programs"].items():
+            for form in FORMS:
+                programs = variant["programs"].get(form, {})
                 for target, program in programs.items():
                     for kernel, number in program["kernels"].items():
                         entry = manifest["kernels"][number]

@@ -86,3 +86,30 @@ def test_without_a_gpu_the_selfcheck_says_so(clean):
     run = "import runpy; sys.argv = ['acme_kernels', 'selfcheck']; runpy.run_module('acme_kernels')"
     done = python(run, folder=clean)
     assert done.returncode == 2 and "no GPU" in done.stderr
+
+
+COMPILED_AHEAD = """
+import sys, tempfile, torch
+sys.path.insert(0, sys.argv[1])
+import acme_kernels as acme
+from acme_kernels._launcher import arguments, driver, ready
+driver.CUDA_LIBRARY, arguments.DEVICES, ready.stream_of = sys.argv[2], ("cpu",), lambda device: 7
+
+class Model(torch.nn.Module):
+    def forward(self, q, k, v):
+        return acme.gemma2(q * 1.0, k, v) + 1
+
+shapes = ((2, 100, 4, 128), (2, 133, 2, 128), (2, 133, 2, 128))
+values = [torch.randn(s).to(torch.bfloat16) for s in shapes]
+with torch.no_grad():
+    program = torch.export.export(Model(), tuple(values))
+    path = torch._inductor.aoti_compile_and_package(program, package_path=sys.argv[3])
+    print(tuple(torch._inductor.aoti_load_package(path)(*values).shape))
+"""
+
+
+@pytest.mark.slow
+def test_a_program_of_aotinductor_calls_the_operator(site, fake_driver, tmp_path):
+    command = [sys.executable, "-c", COMPILED_AHEAD, site, fake_driver, tmp_path / "model.pt2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("(2, 100, 4, 128)"), done.stderr[-2000:]

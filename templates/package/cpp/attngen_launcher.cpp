@@ -44,14 +44,15 @@ void *load(const std::string &folder, const Kernel &kernel) {
   driver("cuCtxGetCurrent", &context);
   require(context, "no CUDA context is current: call cudaSetDevice or cuCtxSetCurrent first");
   std::lock_guard<std::mutex> guard(lock);
-  void *&function = loaded[std::to_string(reinterpret_cast<uintptr_t>(context)) + kernel.file];
+  std::string path = folder + "/" + kernel.file;
+  void *&function = loaded[std::to_string(reinterpret_cast<uintptr_t>(context)) + path];
   if (function) return function;
-  std::ifstream file(folder + "/" + kernel.file, std::ios::binary);
+  std::ifstream file(path, std::ios::binary);
   std::string image((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   uint64_t hash = 14695981039346656037ull;
   for (unsigned char c : image) hash = (hash ^ c) * 1099511628211ull;
   require(image.size() == kernel.bytes && hash == kernel.hash,
-          std::string(kernel.file) + " is missing or damaged");
+          path + " is missing or damaged");
   void *module = nullptr, *found = nullptr;
   driver("cuModuleLoadData", &module, static_cast<const void *>(image.data()));
   driver("cuModuleGetFunction", &found, module, kernel.symbol);
