@@ -33,7 +33,10 @@ Progress = Callable[[int], Callable[[], object]]
 
 @dataclass(frozen=True)
 class Order:
-    """What to build. sizes: sizes to choose from for each feature axis, by spec (same order)."""
+    """What to build.
+
+    sizes: sizes to choose from for each feature axis, by spec (same order); attngen: its version.
+    """
 
     module: str
     version: str
@@ -42,6 +45,7 @@ class Order:
     dtypes: Sequence[Dtype]
     targets: Sequence[Target]
     backward: bool = True
+    attngen: str = ""
 
 
 @dataclass
@@ -69,7 +73,7 @@ def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: Non
         "schema": SCHEMA,
         "package": order.module,
         "version": order.version,
-        "toolchain": toolchain(order.targets),
+        "toolchain": toolchain(order.targets, order.attngen),
         "specs": {},
         "kernels": {},
         "answers": {},

@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attngen import __version__
 from attngen.core.target import Target
 
 BLACKWELL = 100
 LEAST_DRIVER = {11: 450, 12: 525, 13: 580}  # CUDA's minor version compatibility, by major version
 
 
-def toolchain(targets: Sequence[Target]) -> dict[str, Any]:
-    """Versions by name; the driver that the binaries of each target need."""
+def toolchain(targets: Sequence[Target], attngen: str) -> dict[str, Any]:
+    """Versions by name, attngen's own given; the driver that the binaries of each target need."""
     versions: dict[str, Any] = {
-        "attngen": __version__,
+        "attngen": attngen,
         "triton": importlib.metadata.version("triton"),
     }
     drivers = {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from attngen import __version__
 from attngen.cli.console import columns, faint, good, kibibytes, say, seconds, steps, strong
 from attngen.cli.input import HALF_DTYPES
 from attngen.cli.mistake import InputError
@@ -121,7 +122,7 @@ def _order(
     specs, sizes = load_all(paths, settings)
     require_functions(spec.attention.name for spec in specs)
     halves = [HALF_DTYPES[d] for d in dict.fromkeys(dtypes)]
-    return Order(module, version, specs, sizes, halves, chosen, backward)
+    return Order(module, version, specs, sizes, halves, chosen, backward, __version__)
 
 
 def _targets(names: Sequence[str]) -> list[Target]:

@@ -29,7 +29,9 @@ def built(
     specs = [attngen.compile(path).spec for path in paths]
     features = [{name: sizes for name in feature_names(s.interface)} for s in specs]
     chosen = [find_target(name) for name in targets]
-    order = Order("acme_kernels", "1.2.0", specs, features, dtypes, chosen, backward)
+    order = Order(
+        "acme_kernels", "1.2.0", specs, features, dtypes, chosen, backward, attngen.__version__
+    )
     return build(order, cache or Cache())
 
 
