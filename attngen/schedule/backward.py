@@ -19,11 +19,18 @@ from attngen.schedule.schedule import Schedule
 
 @dataclass(frozen=True)
 class BackwardSchedule:
-    """One schedule per kernel: the rows kernel, the loop over keys, the loop over queries."""
+    """One schedule per kernel: the rows kernel, the loop over keys, the loop over queries.
+
+    joined: both loops are launched as one grid, key tiles first, where their tiles are alike;
+    float_positions: positions that a tile sum multiplies with are converted once per row and per
+    column, not once per element. Neither has run on a GPU: `bench/backward_sweep.py` measures them.
+    """
 
     rows: Schedule
     queries: Schedule
     keys: Schedule
+    joined: bool = False
+    float_positions: bool = False
 
 
 # (most columns, block_q and block_k of the queries kernel, of the keys kernel, warps)

@@ -29,6 +29,12 @@ def kernel_piece(
     return {"decorator": _decorator(free), "signature": signature, "doc": doc, "body": body}
 
 
+def function_piece(name: str, doc: str, body: str, parameters: Sequence[str]) -> dict[str, str]:
+    """A function that a kernel calls, as the file template prints it."""
+    signature = call(f"def {name}", parameters, ":")
+    return {"decorator": "@triton.jit", "signature": signature, "doc": doc, "body": body}
+
+
 def _decorator(free: Sequence[str]) -> str:
     """Lengths and strides take any value: Triton must not compile a variant per value."""
     if not free:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
 from attngen.backend.triton.backward.base import BackwardContext
+from attngen.backend.triton.backward.join import can_join, joined_body, joined_parameters
 from attngen.backend.triton.backward.kernels import KeysKernel, QueriesKernel
 from attngen.backend.triton.backward.ledger import TORCH, Ledger, head_gradient
 from attngen.backend.triton.backward.program import Backward, backward_layout, backward_program
@@ -25,8 +26,14 @@ from attngen.backend.triton.host import (
     share_of_cache,
 )
 from attngen.backend.triton.names import Names
-from attngen.backend.triton.pieces import device_kernel, kernel_piece, launch, stage_piece
-from attngen.backend.triton.tensors import sizes
+from attngen.backend.triton.pieces import (
+    device_kernel,
+    function_piece,
+    kernel_piece,
+    launch,
+    stage_piece,
+)
+from attngen.backend.triton.tensors import Parameters, sizes
 from attngen.backend.triton.text import call
 from attngen.backend.triton.view import Stage
 from attngen.backend.triton.wrap import wrap_fact, wrap_source
@@ -63,7 +70,10 @@ def training_program(program: Program, backward: Backward) -> Program:
 
 @dataclass(frozen=True)
 class Part:
-    """One kernel of the file: its context, step (if it loops), text, parameters and grid."""
+    """One kernel of the file: its context, step (if it loops), text, parameters and grid.
+
+    table: what the names of the parameters mean; inner: functions of the file that it calls.
+    """
 
     context: BackwardContext
     name: str
@@ -72,6 +82,8 @@ class Part:
     body: str
     parameters: list[str]
     grid: Value
+    table: Parameters
+    inner: tuple[Part, ...] = ()
 
 
 class _File:
@@ -120,7 +132,7 @@ class _File:
                     wrap_fact(f"Loop over queries: {self.schedule.keys.describe()}"),
                 ],
                 descriptors=any(
-                    p.context.parameters.table[name].descriptor
+                    p.table.table[name].descriptor
                     for p in parts
                     for name in p.parameters
                 ),
@@ -129,9 +141,14 @@ class _File:
                     helpers={name for p in parts for name in p.context.printer.helpers},
                     tanh_approx=self.target.tanh_approx and not context.facts.wide,
                 ),
-                stages=[stage_piece(p.stage) for p in parts if p.stage is not None],
+                stages=[
+                    stage_piece(p.stage)
+                    for part in parts
+                    for p in (*part.inner, part)
+                    if p.stage is not None
+                ],
                 block_k="keys or queries",
-                kernels=[self._kernel(p) for p in parts],
+                kernels=[piece for p in parts for piece in self._kernels(p)],
                 host_signature=call(f"def {self.entry}", arguments, ":"),
                 host_lines=host_lines(host),
             )
@@ -142,11 +159,34 @@ class _File:
         own = (self.target, self.entry, self.cuts)
         queries = QueriesKernel(self.backward, self.schedule.queries, *own)
         keys = KeysKernel(self.backward, self.schedule.keys, *own)
+        joined = can_join(self.schedule, queries, keys)
+        queries.joined = keys.joined = joined
+        queries.float_positions = keys.float_positions = self.schedule.float_positions
         loops = [
             self._tiles(queries, "queries", "keys", self._query_grid),
             self._tiles(keys, "keys", "queries", self._key_grid),
         ]
+        if joined:
+            loops = [self._join(*loops)]
         return [rows, *loops] if rows is not None else loops
+
+    def _join(self, queries: Part, keys: Part) -> Part:
+        table, parameters = joined_parameters(
+            (queries.table, queries.parameters), (keys.table, keys.parameters), keys.grid
+        )
+        inner = [replace(p, parameters=["program", *p.parameters]) for p in (queries, keys)]
+        body = joined_body((queries.name, queries.parameters), (keys.name, keys.parameters))
+        return Part(
+            keys.context,
+            f"{self.entry}_tiles",
+            "Both loops in one launch: key tiles first, then query tiles.",
+            None,
+            body,
+            parameters,
+            keys.grid + queries.grid,
+            table,
+            tuple(inner),
+        )
 
     def _rows(self) -> Part | None:
         kernel = RowsKernel(self.backward, self.schedule.rows, self.target, self.entry, self.cuts)
@@ -156,7 +196,8 @@ class _File:
         body, parameters = kernel.kernel()
         doc = "What the loops need per query: rows of one tile of queries of one head."
         grid = self._query_grid(kernel)
-        return Part(kernel, f"{self.entry}_rows", doc, None, body, parameters, grid)
+        name = f"{self.entry}_rows"
+        return Part(kernel, name, doc, None, body, parameters, grid, kernel.parameters)
 
     def _tiles(
         self,
@@ -169,7 +210,7 @@ class _File:
         name = f"{self.entry}_{own}"
         stage, body, parameters = kernel.kernel(name)
         doc = f"Gradients of a tile of {own}: a loop over its {other}."
-        return Part(kernel, name, doc, stage, body, parameters, grid(kernel))
+        return Part(kernel, name, doc, stage, body, parameters, grid(kernel), kernel.parameters)
 
     def _query_grid(self, k: Context) -> Value:
         return self._grid(k, k.sizes.q_len, k.schedule.block_q, "slots")
@@ -217,11 +258,13 @@ class _File:
         if "heads_in_l2" in p.parameters:
             steps += [Let("programs", k.programs), share_of_cache(variable("programs"))]
         options = [f"num_warps={k.schedule.warps}", f"num_stages={k.schedule.stages}"]
-        return [*steps, launch(p.name, (p.grid,), k.parameters, p.parameters, options)]
+        return [*steps, launch(p.name, (p.grid,), p.table, p.parameters, options)]
 
-    def _kernel(self, p: Part) -> dict[str, str]:
-        return kernel_piece(p.name, p.doc, p.body, p.context.parameters, p.parameters)
+    def _kernels(self, p: Part) -> list[dict[str, str]]:
+        """A kernel after the functions it calls."""
+        called = [function_piece(x.name, x.doc, x.body, x.parameters) for x in p.inner]
+        return [*called, kernel_piece(p.name, p.doc, p.body, p.table, p.parameters)]
 
     def _device(self, p: Part) -> DeviceKernel:
-        schedule, table = p.context.schedule, p.context.parameters
-        return device_kernel(p.name, table, p.parameters, schedule.warps, schedule.stages)
+        schedule = p.context.schedule
+        return device_kernel(p.name, p.table, p.parameters, schedule.warps, schedule.stages)

@@ -7,6 +7,7 @@ import re
 from attngen.backend.templates import render
 from attngen.backend.triton.backward.base import BackwardContext, Sum
 from attngen.backend.triton.backward.binder import BackwardBinder
+from attngen.backend.triton.backward.positions import float_positions
 from attngen.backend.triton.backward.program import Backward
 from attngen.backend.triton.context import ANCHOR
 from attngen.backend.triton.host import Descriptor
@@ -25,12 +26,18 @@ from attngen.schedule.schedule import Schedule
 
 
 class TileKernel(BackwardContext):
-    """What both loops share. A subclass says which side it owns."""
+    """What both loops share. A subclass says which side it owns.
+
+    joined: the kernel is a function of a launch it shares; `program` is then its parameter;
+    float_positions: as of BackwardSchedule.
+    """
 
     make_binder = BackwardBinder
     binder: BackwardBinder
     levels: tuple[Axes, ...] = ()
     moving, fixed = COLUMN, ROW
+    joined = False
+    float_positions = False
 
     def __init__(
         self, backward: Backward, schedule: Schedule, target: Target, entry: str, cuts: Layout
@@ -120,7 +127,9 @@ class TileKernel(BackwardContext):
     def _count(self, targets: list[RowSum | NumberSum]) -> None:
         roots = []
         for t in targets:
-            roots += [p.coefficient for p in t.products] if isinstance(t, RowSum) else [t.value]
+            products = t.products if isinstance(t, RowSum) else ()
+            roots += [p.coefficient for p in products]
+            roots += [] if isinstance(t, RowSum) else [self.summed(t)]
         if Axes.TILE in self.levels:
             roots += [s.value for s in self.backward.tiles.stores]
         self.binder.count(*dict.fromkeys(roots))
@@ -167,8 +176,12 @@ class TileKernel(BackwardContext):
         inits = tuple(f"tl.zeros([{block}, {c.block}], tl.float32)" for c in chunks)
         return Sum(t.leaf, names, inits, tuple(lines))
 
+    def summed(self, t: NumberSum) -> Expr:
+        """What a sum of numbers adds up."""
+        return float_positions(t.value, ANCHOR) if self.float_positions else t.value
+
     def _number_sum(self, t: NumberSum) -> Sum:
-        weight = self.coefficient(t.value, "dw")
+        weight = self.coefficient(self.summed(t), "dw")
         name = self.names.take(t.leaf.name)
         axis = self.frame.keys_axis if self.owner is QUERIES else 1 - self.frame.keys_axis
         line = f"{name} = {name} + tl.sum({weight}, {axis})"

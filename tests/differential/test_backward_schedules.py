@@ -1,0 +1,63 @@
+"""Backward schedules that are not the default: the same gradients, by the same rule."""
+
+from dataclasses import replace
+
+import pytest
+
+from attngen.core.source import Source
+from attngen.frontend import load
+from attngen.runtime.cache import Cache
+from attngen.runtime.kernel import Kernel
+from attngen.runtime.specialise import Spec
+from attngen.schedule import backward as schedules
+from tests.differential.gradients import gradient_problems
+from tests.differential.harness import DTYPES, example, inputs
+
+pytestmark = pytest.mark.interpreter
+
+SLOPE = """attention sloped {
+  query q : half[B, H, Sq, D]
+  key   k : half[B, H, Skv, D]
+  value v : half[B, H, Skv, D]
+  input slope : f32[H]
+  score = dot(q, k) * rsqrt(D) + slope[h] * (kv_idx - q_pos)
+  mask  = kv_idx <= q_pos
+}
+"""
+CHANGES = {
+    "joined": lambda s: replace(s, joined=True),
+    "float positions": lambda s: replace(s, float_positions=True, joined=True),
+    "one loop over queries": lambda s: replace(s, keys=replace(s.keys, loops="single")),
+    "tall tiles of keys": lambda s: replace(s, keys=replace(s.keys, block_k=128, warps=8)),
+}
+
+
+def made_with(text, change, monkeypatch, folder):
+    """A kernel whose backward has the changed schedule, with a cache of its own."""
+    chosen = schedules.choose_backward
+    square = {"block_q": 64, "block_k": 64, "warps": 4}
+
+    def choose(program, target):
+        found = chosen(program, target)
+        found = replace(
+            found, queries=replace(found.queries, **square), keys=replace(found.keys, **square)
+        )
+        return CHANGES[change](found)
+
+    monkeypatch.setattr(schedules, "choose_backward", choose)
+    source = Source("<test>", text)
+    return Kernel(Spec(source, {}, load(source, {}), {}), cache=Cache(folder))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["flash", "sloped", "gemma2"])
+def test_gradients(name, change, monkeypatch, tmp_path):
+    text = SLOPE if name == "sloped" else example(name)
+    made = made_with(text, change, monkeypatch, tmp_path)
+    for half in ("f16", "f32"):
+        sizes = {"B": 2, "H": 2, "Hq": 4, "Hkv": 2, "Sq": 70, "Skv": 131, "D": 16, "Dv": 16}
+        tensors = inputs(made, sizes, 3, half=DTYPES[half])
+        assert not gradient_problems(made, tensors, DTYPES[half])
+    kernels = {k.name for x in made._trained.values() for k in x.backward.kernels}
+    together = change in ("joined", "float positions") and name != "gemma2"  # grouped heads: apart
+    assert any(n.endswith("_tiles") for n in kernels) is together
