@@ -16,7 +16,7 @@ from attngen.core.source import Source
 from attngen.core.target import Target, find_target
 from attngen.ir.attention import Attention, Tensor
 from attngen.runtime import warm
-from attngen.runtime.autograd import Switch, autocast, floats, halves, has_gradient, in_graph
+from attngen.runtime.autograd import autocast, floats, halves, has_gradient, in_graph
 from attngen.runtime.bind import bind, expectation, found
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.checks import Call, Checker
@@ -32,11 +32,13 @@ from attngen.runtime.launch import (
     aligned,
     packed_boundaries,
     require_boundaries,
+    require_narrow,
     signature,
 )
 from attngen.runtime.operators import Operators
 from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
+from attngen.runtime.step import Switch
 from attngen.runtime.training import Training, train
 
 DEFAULT_TARGET = "sm_90"
@@ -48,7 +50,7 @@ MANY_KEYS = 256
 
 
 def compile(  # the name users type: attngen.compile
-    text_or_path: str | Path,
+    text_or_path: str | Path | Source,
     target: str | None = None,
     backend: str | None = None,
     **params: int | float | bool,
@@ -94,8 +96,10 @@ def _declarations(
     return interface, sizes
 
 
-def read(text_or_path: str | Path) -> Source:
+def read(text_or_path: str | Path | Source) -> Source:
     """The source of a spec: a path if it is one line without a brace, else the text itself."""
+    if isinstance(text_or_path, Source):
+        return text_or_path
     text = str(text_or_path)
     if not isinstance(text_or_path, Path) and ("{" in text or "\n" in text):
         return Source("<text>", text)
@@ -141,6 +145,10 @@ class Kernel:
         self._names = tuple(tensor.name for tensor in self.declared)
         self._count = len(self._names)
         self.operators = Operators(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
+        """Itself: a copy of a model shares what is compiled."""
+        return self
 
     @property
     def name(self) -> str:
@@ -255,7 +263,7 @@ class Kernel:
         self.last = made
         return made
 
-    def _bind(self, tensors: Sequence[Any], by_name: Mapping[str, Any]) -> Sequence[Any]:
+    def _bind(self, tensors: Sequence[Any], by_name: Mapping[str, Any]) -> tuple[Any, ...]:
         if not tensors and len(by_name) == self._count:
             try:
                 return tuple(map(by_name.__getitem__, self._names))
@@ -346,7 +354,7 @@ class Kernel:
         descriptors: bool,
     ) -> Plan:
         """How `entry` is called with such arguments; descriptors: whether it loads with them."""
-        _require_narrow(call, self.declared, values)
+        require_narrow(call, self.declared, values)
         copies = self._copies(call, values, descriptors)
         on_cpu = call.device == "cpu"
         several = not on_cpu and torch.cuda.device_count() > 1
@@ -384,15 +392,3 @@ class Kernel:
 
     def _shown(self) -> Specialisation:
         return self.last or self.specialise()
-
-
-def _require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any]) -> None:
-    """CallError E515: a tensor descriptor's strides are 40-bit numbers of bytes."""
-    if not call.wide:
-        return
-    value = next(v for t, v in zip(declared, values, strict=True) if t.name == call.wide[0])
-    message = (
-        f"{call.wide[0]}: a stride is 2**40 bytes or more, found {found(value)} with strides "
-        f"{list(value.stride())}; expected less"
-    )
-    raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous()"))

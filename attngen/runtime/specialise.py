@@ -173,12 +173,18 @@ def emitted_meta(emitted: Emitted) -> dict[str, Any]:
     """What a cache entry holds of a file besides its text."""
     meta = dataclasses.asdict(emitted)
     del meta["source"]
+    meta["schedule_text"] = meta.pop("schedule")  # an entry's "schedule" is the whole of it
+    for kernel in meta["kernels"]:  # a JSON object does not keep the order of parameters
+        kernel["signature"] = list(kernel["signature"].items())
     return meta
 
 
 def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
     """The file of a cache entry."""
-    kernels = (DeviceKernel(**{**k, "divisible": tuple(k["divisible"])}) for k in meta["kernels"])
+    kernels = (
+        DeviceKernel(**{**k, "signature": dict(k["signature"]), "divisible": tuple(k["divisible"])})
+        for k in meta["kernels"]
+    )
     return Emitted(
         source=source.decode(),
         entry=meta["entry"],
@@ -186,4 +192,5 @@ def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
         outputs=tuple(meta["outputs"]),
         kernels=tuple(kernels),
         host=tuple(meta["host"]),
+        schedule=meta["schedule_text"],
     )

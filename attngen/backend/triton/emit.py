@@ -100,7 +100,8 @@ class _File:
         self, source: str, host: Sequence[Step], kernels: tuple[DeviceKernel, ...]
     ) -> Emitted:
         arguments = tuple(self._arguments())
-        return Emitted(source, self.entry, arguments, self._outputs(), kernels, host_plan(host))
+        plan, words = host_plan(host), self.schedule.describe()
+        return Emitted(source, self.entry, arguments, self._outputs(), kernels, plan, words)
 
     def _arguments(self) -> list[str]:
         return [t.name for t in self.program.attention.tensors if t.view is None]
