@@ -32,7 +32,8 @@ class Emitted:
     function, which takes the spec's tensors and scalars in declaration order, allocates and returns
     the results as a tuple in the order of the spec, and checks nothing (the runtime has checked);
     outputs: names of the results; kernels: the device functions, for ahead-of-time compilation;
-    host: what the entry does, as plain data for a launcher without a compiler (triton/host.py).
+    host: what the entry does, as plain data for a launcher without a compiler (triton/host.py);
+    schedule: in words.
     """
 
     source: str
@@ -41,3 +42,4 @@ class Emitted:
     outputs: tuple[str, ...]
     kernels: tuple[DeviceKernel, ...]
     host: tuple[Any, ...] = ()
+    schedule: str = ""

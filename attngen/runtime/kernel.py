@@ -15,6 +15,7 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target, find_target
 from attngen.ir.attention import Attention, Tensor
+from attngen.runtime import warm
 from attngen.runtime.autograd import autocast, floats, halves, has_gradient, in_graph
 from attngen.runtime.bind import bind, expectation, found
 from attngen.runtime.cache import Cache, Entry
@@ -44,6 +45,7 @@ DEFAULT_TARGET = "sm_90"
 DEFAULT_FEATURE = 128
 PLANS = 4096  # remembered signatures; lengths vary without end in serving
 FEW_QUERIES = 16
+FEW_PACKED = 2  # a sequence, on average
 MANY_KEYS = 256
 
 
@@ -81,6 +83,7 @@ def _declarations(
     entry = cache.get(key)
     if entry is not None:
         return Interface.restored(entry.meta["interface"]), entry.meta["sizes"]
+    warm.start()
     from attngen.frontend import load  # noqa: PLC0415 - not needed on a hit
     from attngen.runtime.support import require_supported  # noqa: PLC0415
 
@@ -246,10 +249,10 @@ class Kernel:
         return Request(sizes, call.half, target)
 
     def _short(self, call: Call) -> bool:
-        """Few queries against many keys: decoding and speculative decoding."""
+        """Few queries against many keys: decoding. Of packed sequences only the mean is known."""
         packed = any(t.packed for t in self.declared)
-        few = 0 < call.q_len <= FEW_QUERIES
-        return few and not packed and call.kv_len >= max(MANY_KEYS, 4 * call.q_len)
+        most, each = (FEW_PACKED * call.batch, call.batch) if packed else (FEW_QUERIES, 1)
+        return 0 < call.q_len <= most and call.kv_len >= max(MANY_KEYS * each, 4 * call.q_len)
 
     def made(self, request: Request) -> Specialisation:
         """The kernel file for a request, compiled if it is the first of its kind."""

@@ -17,6 +17,8 @@ from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.fingerprint import digest, generator
 from attngen.runtime.interface import Interface
 from attngen.runtime.load import load_module
+from attngen.runtime.tuned import tuned
+from attngen.runtime.warm import finish, start
 from attngen.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ class Specialisation:
     @cached_property
     def entry(self) -> Callable[..., tuple[Any, ...]]:
         """The host function of the file; imports Triton."""
+        finish()
         function: Callable[..., tuple[Any, ...]] = getattr(
             load_module(self.emitted), self.emitted.entry
         )
@@ -116,11 +119,17 @@ class Specialisation:
 
 
 def specialise(spec: Spec, request: Request, cache: Cache) -> Specialisation:
-    """The kernel file for a request, from the cache where it was made before."""
-    key = spec.key(request)
+    """The kernel file for a request, from the cache where it was made before.
+
+    Its schedule is the one that a search on this GPU found, else the model's.
+    """
+    found = tuned(spec, request, cache)
+    key = spec.key(request, f"emitted, {found.describe()}" if found else "emitted")
     if (entry := cache.get(key)) is not None:
         return Specialisation(spec, request, _schedule(entry), _emitted(entry))
-    made = generate(spec, request)
+    if request.target.family == "cuda":
+        start()
+    made = with_schedule(spec, request, found) if found else generate(spec, request)
     cache.put(key, _entry(made))
     return made
 
@@ -164,12 +173,18 @@ def emitted_meta(emitted: Emitted) -> dict[str, Any]:
     """What a cache entry holds of a file besides its text."""
     meta = dataclasses.asdict(emitted)
     del meta["source"]
+    meta["schedule_text"] = meta.pop("schedule")  # an entry's "schedule" is the whole of it
+    for kernel in meta["kernels"]:  # a JSON object does not keep the order of parameters
+        kernel["signature"] = list(kernel["signature"].items())
     return meta
 
 
 def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
     """The file of a cache entry."""
-    kernels = (DeviceKernel(**{**k, "divisible": tuple(k["divisible"])}) for k in meta["kernels"])
+    kernels = (
+        DeviceKernel(**{**k, "signature": dict(k["signature"]), "divisible": tuple(k["divisible"])})
+        for k in meta["kernels"]
+    )
     return Emitted(
         source=source.decode(),
         entry=meta["entry"],
@@ -177,4 +192,5 @@ def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
         outputs=tuple(meta["outputs"]),
         kernels=tuple(kernels),
         host=tuple(meta["host"]),
+        schedule=meta["schedule_text"],
     )
