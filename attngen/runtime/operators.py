@@ -109,7 +109,10 @@ def _define(name: str, kernel: Kernel) -> None:
     """Through `Library`: `custom_op` imports torch.compile, and its calls take longer."""
     run, fakes = kernel.operators.run, _Fakes(kernel)
     arguments = ", ".join(f"Tensor {_safe(t.name)}" for t in kernel.declared)
-    plain, training = f"{name}({arguments}) -> Tensor[]", f"{name}_training({arguments}) -> Tensor[]"
+    plain, training = (
+        f"{name}({arguments}) -> Tensor[]",
+        f"{name}_training({arguments}) -> Tensor[]",
+    )
     backward = f"{name}_backward(Tensor[] tensors, Tensor[] given) -> Tensor[]"
     for schema, function, shapes in (
         (plain, run.results, fakes.results),
