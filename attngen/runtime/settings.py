@@ -42,13 +42,22 @@ def prepare_interpreter() -> bool:
     Triton decides when its modules are imported (its own library functions are decorated then), so
     a later change of the variable would leave half of it compiled.
     """
-    if "triton" not in sys.modules and INTERPRET not in os.environ and not gpu_present():
-        os.environ[INTERPRET] = "1"
+    expect_interpreter()
     return interpreter_active()
 
 
+def expect_interpreter() -> None:
+    """The same before anything needs it: an optimizer of torch may import Triton in between."""
+    if "triton" not in sys.modules and INTERPRET not in os.environ and not gpu_present():
+        os.environ[INTERPRET] = "1"
+
+
 def interpreter_active() -> bool:
-    """Whether the imported Triton interprets kernels (imports it if it is not)."""
+    """Whether Triton interprets kernels; before its import is done, the environment says so."""
+    spec = getattr(sys.modules.get("triton"), "__spec__", None)
+    ready = spec is not None and not getattr(spec, "_initializing", False)
+    if not ready and INTERPRET not in os.environ:
+        return False
     from triton import language  # noqa: PLC0415 - see gpu_present
     from triton.runtime.jit import JITFunction  # noqa: PLC0415
 

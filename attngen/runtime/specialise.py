@@ -17,6 +17,8 @@ from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.fingerprint import digest, generator
 from attngen.runtime.interface import Interface
 from attngen.runtime.load import load_module
+from attngen.runtime.tuned import tuned
+from attngen.runtime.warm import finish, start
 from attngen.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ class Specialisation:
     @cached_property
     def entry(self) -> Callable[..., tuple[Any, ...]]:
         """The host function of the file; imports Triton."""
+        finish()
         function: Callable[..., tuple[Any, ...]] = getattr(
             load_module(self.emitted), self.emitted.entry
         )
@@ -116,11 +119,17 @@ class Specialisation:
 
 
 def specialise(spec: Spec, request: Request, cache: Cache) -> Specialisation:
-    """The kernel file for a request, from the cache where it was made before."""
-    key = spec.key(request)
+    """The kernel file for a request, from the cache where it was made before.
+
+    Its schedule is the one that a search on this GPU found, else the model's.
+    """
+    found = tuned(spec, request, cache)
+    key = spec.key(request, f"emitted, {found.describe()}" if found else "emitted")
     if (entry := cache.get(key)) is not None:
         return Specialisation(spec, request, _schedule(entry), _emitted(entry))
-    made = generate(spec, request)
+    if request.target.family == "cuda":
+        start()
+    made = with_schedule(spec, request, found) if found else generate(spec, request)
     cache.put(key, _entry(made))
     return made
 
