@@ -57,6 +57,7 @@ def device_kernel(
     warps: int,
     stages: int,
     max_registers: int | None = None,
+    dependent: bool = False,
 ) -> DeviceKernel:
     """What `triton.compile` needs to know about a kernel."""
     return DeviceKernel(
@@ -67,4 +68,5 @@ def device_kernel(
         warps,
         stages,
         max_registers,
+        dependent,
     )
