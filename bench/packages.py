@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--tables", default="load,host,kernels", help="which, between commas")
     options = parser.parse_args()
     sys.path.insert(0, str(options.folder))
     acme = importlib.import_module("acme_kernels")
@@ -170,19 +171,23 @@ def main() -> None:
     ]
     rounds, calls = (2, 300) if options.quick else (5, 2000)
     tables = (
-        ("loading, in new processes | | goal", lambda: load_rows(options.folder, rounds)),
+        ("load", "loading, in new processes | | goal", lambda: load_rows(options.folder, rounds)),
         (
+            "host",
             "host, microseconds a call | | goal (function)",
             lambda: host_rows(acme, kernels["gemma2"], calls),
         ),
         (
+            "kernels",
             "GPU, ms | package | compiled here | ratio | goal",
             lambda: kernel_rows(acme, kernels, options.quick),
         ),
     )
     lines = list(head)
     print("\n".join(head), flush=True)
-    for title, rows in tables:
+    for name, title, rows in tables:
+        if name not in options.tables.split(","):
+            continue
         table = ["", f"| {title} |", "|" + "---|" * (title.count("|") + 1), *rows()]
         print("\n".join(table), flush=True)
         lines += table

@@ -12,7 +12,8 @@ class DeviceKernel:
     """One `@triton.jit` function of the file, as `triton.compile` wants it.
 
     signature: parameter -> type ("*bf16", "i32", "fp32", "tensordesc<bf16[1, 1, 64, 128]>");
-    constants: value of each constexpr parameter; attributes: parameters known divisible by 16.
+    constants: value of each constexpr parameter; attributes: parameters known divisible by 16;
+    dependent: launched while the kernel before it ends (programmatic dependent launch).
     """
 
     name: str
@@ -22,6 +23,7 @@ class DeviceKernel:
     warps: int
     stages: int
     max_registers: int | None = None
+    dependent: bool = False
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ def _compile(function: Any, kernel: dict[str, Any], target: dict[str, Any]) -> d
     options = {"num_warps": kernel["warps"], "num_stages": kernel["stages"]}
     if kernel["max_registers"] and target["family"] == "cuda":
         options["maxnreg"] = kernel["max_registers"]
+    if kernel["dependent"] and target["family"] == "cuda":
+        options["launch_pdl"] = True
     log = io.StringIO()  # Triton prints ptxas's report to standard output
     with contextlib.redirect_stdout(log):
         gpu = GPUTarget(target["family"], target["arch"], target["warp"])

@@ -28,7 +28,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "stages": (),
     "max_registers": (),
     "loads": ("descriptor", "pointer"),
-    "loops": ("split", "single"),
+    "loops": ("split", "single", "joined"),
     "form": ("tile", "split"),
     "precision": ("tf32", "ieee"),
 }

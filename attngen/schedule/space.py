@@ -77,9 +77,10 @@ def _tensor(schedule: Schedule) -> bool:
 
 
 def _variants(default: Schedule, target: Target) -> list[Schedule]:
-    """The default's other fields, one masked loop instead of three, a cap on registers."""
+    """The default's other fields, one loop instead of three, a cap on registers."""
     plain = replace(default, max_registers=None)
-    loops = [plain] if default.form == "split" else [plain, replace(plain, loops="single")]
+    ways = [default.loops] if default.form == "split" else ["split", "joined", "single"]
+    loops = [replace(plain, loops=way) for way in ways]
     if target.family != "cuda":
         return loops
     return [*loops, replace(plain, max_registers=128)]

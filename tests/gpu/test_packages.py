@@ -179,3 +179,16 @@ def test_mistakes_are_named_before_any_launch(acme, streams):
 def test_an_empty_batch_gives_an_empty_result(acme, streams):
     q, k, v = (x[:0] for x in streams)
     assert acme.gemma2(q, k, v).shape == (0, 300, 8, 128)
+
+
+@pytest.mark.slow
+def test_a_program_of_aotinductor_calls_the_operator(acme, streams, tmp_path):
+    class Model(torch.nn.Module):
+        def forward(self, q, k, v):
+            return acme.gemma2(q * 1.0, k, v) + 1
+
+    with torch.no_grad():
+        program = torch.export.export(Model(), tuple(streams))
+        path = torch._inductor.aoti_compile_and_package(program, package_path=tmp_path / "m.pt2")
+        found = torch._inductor.aoti_load_package(path)(*streams)
+        torch.testing.assert_close(found, Model()(*streams))

@@ -143,6 +143,19 @@ def check_few_queries_take_the_decode_kernels():
     assert found[1].grid[0] == 2 * 4 * 2
 
 
+def check_packed_sequences_decode_by_their_means():
+    q = torch.randn(3, 4, 128).to(torch.bfloat16)
+    k, v = (torch.randn(1000, 2, 128).to(torch.bfloat16) for _ in range(2))
+    of_q, of_k = (torch.tensor(x, dtype=torch.int32) for x in ([0, 1, 3], [0, 400, 1000]))
+    _, found = records(lambda: acme.varlen(q, k, v, of_q, of_k))
+    assert names(found) == ["varlen_split", "varlen_merge"]
+    assert found[1].count == 1  # launched while its predecessor ends
+    of_k[1], k, v = 40, k[:300].contiguous(), v[:300].contiguous()
+    of_k[2] = 300
+    _, found = records(lambda: acme.varlen(q, k, v, of_q, of_k))
+    assert names(found) == ["varlen_forward"]
+
+
 def check_gradients_launch_the_backward():
     leaves = [x.requires_grad_() for x in streams()]
     out, found = records(lambda: acme.gemma2(*leaves))

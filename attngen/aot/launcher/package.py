@@ -12,7 +12,6 @@ from .errors import NoBinaryError
 from .kernel import Kernel
 from .manifest import Package
 from .operators import define
-from .selfcheck import selfcheck
 
 FORMS = ("forward", "decode", "training", "backward")
 
@@ -56,6 +55,8 @@ def _selfcheck(kernels: dict[str, Kernel]) -> int:
     if not torch.cuda.is_available():
         print("there is no GPU to check kernels on", file=sys.stderr)
         return 2
+    from .selfcheck import selfcheck  # noqa: PLC0415 - an import costs milliseconds
+
     device = torch.device("cuda", torch.cuda.current_device())
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     return 0 if selfcheck(list(kernels.values()), device) else 1
