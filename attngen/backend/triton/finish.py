@@ -29,12 +29,13 @@ class Finish:
         self._step = step
         classes = {c.index: c for c in step.classes}
         accumulators = {a.index: a for a in step.accumulators}
+        tops = {t.index for t in step.tops}
         wanted = [r for r in self._reduced() if r not in self._moments]
         self._uses = {r: self._count(r) for r in wanted}
         for r in wanted:
             if r.what == "lse" and r.index in classes:
                 self._lse(r)
-            elif r.what in ("values", "indices"):
+            elif r.what in ("values", "indices") and r.index in tops:
                 self._tops(r)
         for r in wanted:
             if r.what == "moment" and r.index in accumulators:

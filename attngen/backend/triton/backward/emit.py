@@ -12,7 +12,7 @@ from attngen.backend.triton.backward.base import BackwardContext
 from attngen.backend.triton.backward.join import can_join, joined_body, joined_parameters
 from attngen.backend.triton.backward.kernels import KeysKernel, QueriesKernel
 from attngen.backend.triton.backward.ledger import TORCH, Ledger, head_gradient
-from attngen.backend.triton.backward.program import Backward, backward_layout, backward_program
+from attngen.backend.triton.backward.program import Backward, backward_layout, backward_programs
 from attngen.backend.triton.backward.rows import RowsKernel
 from attngen.backend.triton.context import Context
 from attngen.backend.triton.host import (
@@ -91,13 +91,17 @@ class _File:
         self, program: Program, plan: BackwardPlan, schedule: BackwardSchedule, target: Target
     ) -> None:
         self.program, self.schedule, self.target = program, schedule, target
-        self.backward = backward_program(program, plan)
+        self.passes = backward_programs(program, plan)
+        self.backward = self.passes[-1]
         self.entry = Names().take(f"{program.attention.name}_backward")
         self.ledger = Ledger()
-        self.cuts = backward_layout(self.backward)
+        self.cuts = backward_layout(self.passes)
 
     def emitted(self) -> Emitted:
-        parts = self._parts()
+        parts = [part for b in self.passes for part in self._parts(b)]
+        for leaf, several in self.backward.several.items():
+            total = functools.reduce(Value.__add__, (variable(x.name) for x in several))
+            self.ledger.finishing.append(Let(leaf.name, total))
         for g in self.backward.gradients:
             if g.place == "heads":
                 head_gradient(self.ledger, g)
@@ -154,23 +158,26 @@ class _File:
             )
         )
 
-    def _parts(self) -> list[Part]:
-        rows = self._rows()
+    def _parts(self, b: Backward) -> list[Part]:
+        """The kernels of one pass."""
+        suffix = f"_{b.tiles.stage}" if len(self.passes) > 1 else ""
         own = (self.target, self.entry, self.cuts)
-        queries = QueriesKernel(self.backward, self.schedule.queries, *own)
-        keys = KeysKernel(self.backward, self.schedule.keys, *own)
+        queries = QueriesKernel(b, self.schedule.queries, *own)
+        keys = KeysKernel(b, self.schedule.keys, *own)
         joined = can_join(self.schedule, queries, keys)
         queries.joined = keys.joined = joined
         queries.float_positions = keys.float_positions = self.schedule.float_positions
-        loops = [
-            self._tiles(queries, "queries", "keys", self._query_grid),
-            self._tiles(keys, "keys", "queries", self._key_grid),
-        ]
-        if joined:
-            loops = [self._join(*loops)]
+        loops = []
+        if queries.needed:
+            loops.append(self._tiles(queries, "queries", "keys", suffix, self._query_grid))
+        if keys.needed:
+            loops.append(self._tiles(keys, "keys", "queries", suffix, self._key_grid))
+        if joined and len(loops) == 2:
+            loops = [self._join(*loops, suffix)]
+        rows = self._rows(b, suffix)
         return [rows, *loops] if rows is not None else loops
 
-    def _join(self, queries: Part, keys: Part) -> Part:
+    def _join(self, queries: Part, keys: Part, suffix: str) -> Part:
         table, parameters = joined_parameters(
             (queries.table, queries.parameters), (keys.table, keys.parameters), keys.grid
         )
@@ -178,7 +185,7 @@ class _File:
         body = joined_body((queries.name, queries.parameters), (keys.name, keys.parameters))
         return Part(
             keys.context,
-            f"{self.entry}_tiles",
+            f"{self.entry}_tiles{suffix}",
             "Both loops in one launch: key tiles first, then query tiles.",
             None,
             body,
@@ -188,15 +195,15 @@ class _File:
             tuple(inner),
         )
 
-    def _rows(self) -> Part | None:
-        kernel = RowsKernel(self.backward, self.schedule.rows, self.target, self.entry, self.cuts)
+    def _rows(self, b: Backward, suffix: str) -> Part | None:
+        kernel = RowsKernel(b, self.schedule.rows, self.target, self.entry, self.cuts)
         kernel.stores.ledger = self.ledger
         if not kernel.needed:
             return None
         body, parameters = kernel.kernel()
         doc = "What the loops need per query: rows of one tile of queries of one head."
         grid = self._query_grid(kernel)
-        name = f"{self.entry}_rows"
+        name = f"{self.entry}_rows{suffix}"
         return Part(kernel, name, doc, None, body, parameters, grid, kernel.parameters)
 
     def _tiles(
@@ -204,10 +211,11 @@ class _File:
         kernel: QueriesKernel | KeysKernel,
         own: str,
         other: str,
+        suffix: str,
         grid: Callable[[BackwardContext], Value],
     ) -> Part:
         kernel.stores.ledger = self.ledger
-        name = f"{self.entry}_{own}"
+        name = f"{self.entry}_{own}{suffix}"
         stage, body, parameters = kernel.kernel(name)
         doc = f"Gradients of a tile of {own}: a loop over its {other}."
         return Part(kernel, name, doc, stage, body, parameters, grid(kernel), kernel.parameters)
@@ -231,10 +239,10 @@ class _File:
         counts = {"batch": host.batch, "head": host.heads, "position": host.q_len}
         first = self.program.attention.tensors[0].name
         steps: list[Step] = []
-        padded = self.backward.numbers
+        padded = {name for b in self.passes for name in b.numbers}
         if padded:  # rows of a multiple of 16 bytes, so that descriptors can hold them
             steps.append(Let("padded", cdiv(host.q_len, 64) * 64))
-        for name in (*self.backward.made.values(), *self.backward.norms.values()):
+        for name in (name for b in self.passes for name in b.own):
             t = attention.tensor(name)
             shape = [counts[a.role] if a.role in counts else value(a.size or 0) for a in t.axes]
             shape = [*shape[:-1], variable("padded")] if name in padded else shape

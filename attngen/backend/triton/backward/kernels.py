@@ -24,6 +24,7 @@ class QueriesKernel(TileKernel):
     """dQ, what varies along queries, what is summed over tiles, and tiles that are stored."""
 
     levels = (Axes.QUERY, Axes.NONE, Axes.TILE)
+    place = "queries"
 
     def _tile_stores(self) -> list[str]:
         return [
@@ -104,6 +105,7 @@ class KeysKernel(TileKernel):
     """dK, dV and what varies along keys; heads of a group one after the other, so no atomics."""
 
     levels = (Axes.KEY,)
+    place = "keys"
     owner: Owner = KEYS
     moving, fixed = ROW, COLUMN
 

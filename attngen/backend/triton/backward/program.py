@@ -7,16 +7,17 @@ printer, the loads, the masks and the hoisting of the forward serve the backward
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from attngen.backend.triton.backward.shares import shares
+from attngen.backend.triton.backward.slots import Slots
 from attngen.backend.triton.layout import Layout, cut_alike, rows_of, side_tensors, size
-from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.dtype import Dtype
 from attngen.ir import build
 from attngen.ir.attention import Axis, Tensor
 from attngen.ir.backward import KEEP, BackwardPlan, Definition, Gradient, HeadSum, TilePass
-from attngen.ir.expr import Dot, Expr, Hot, Index, Known, Load, Recomputed, Reduced, Row, Side
+from attngen.ir.expr import Axes, Dot, Expr, Index, Kind, Known, Load, Recomputed, Reduced, Row, Side
 from attngen.ir.program import Program
 from attngen.ir.walk import substitute, walk
 
@@ -31,7 +32,8 @@ class Backward:
     saved, results, seeds: further tensors the caller hands over, with what they hold;
     made: tensor of each leaf the rows kernel defines; masked: coefficients the mask must zero;
     norms: tensor of each normaliser, which the rows kernel turns to log2 units, infinite on rows
-    without keys.
+    without keys; handed: tensor of each sum along the queries that a later launch reads, `received`
+    the names of those of launches before; several: parts of a sum that more than one pass adds to.
     """
 
     program: Program
@@ -45,11 +47,19 @@ class Backward:
     made: Mapping[Known, str]
     masked: frozenset[Expr]
     norms: Mapping[Expr, str]
+    handed: Mapping[Known, str] = field(default_factory=dict)
+    received: tuple[str, ...] = ()
+    several: Mapping[Known, list[Known]] = field(default_factory=dict)
+
+    @property
+    def own(self) -> list[str]:
+        """Tensors that this pass makes, for itself or for the next."""
+        return [*self.made.values(), *self.norms.values(), *self.handed.values()]
 
     @property
     def numbers(self) -> list[str]:
         """Tensors of numbers per query that are laid out [batch, heads, padded queries]."""
-        names = [*self.made.values(), *self.norms.values()]
+        names = [*self.own, *self.received]
         tensors = {t.name: t for t in self.program.attention.tensors}
         return [n for n in names if tensors[n].axes[-1].name == "padded"]
 
@@ -66,9 +76,14 @@ class Backward:
 
 
 def backward_program(program: Program, plan: BackwardPlan) -> Backward:
-    """The backward of one pass. Raises SpecError E430 for what has no kernel yet."""
-    _require(plan)
-    maker = _Maker(program)
+    """The backward of the last pass: what all passes save and read back. Raises SpecError E430."""
+    return backward_programs(program, plan)[-1]
+
+
+def backward_programs(program: Program, plan: BackwardPlan) -> tuple[Backward, ...]:
+    """The backward by passes, in the order they run. Raises SpecError E430."""
+    slots = Slots(plan, expressions_of(plan))
+    maker = _Maker(program, slots)
     saved = tuple((maker.name(f"saved_{_what(r, i)}"), r) for i, r in enumerate(plan.saved))
     for name, r in saved:
         maker.add(r, name, maker.saved_dtype(r))
@@ -78,9 +93,39 @@ def backward_program(program: Program, plan: BackwardPlan) -> Backward:
     seeds = tuple((maker.name(leaf.name), output) for output, leaf in plan.seeds)
     for (name, _), (_, leaf) in zip(seeds, plan.seeds, strict=True):
         maker.add(leaf, name, maker.half if leaf.width else Dtype.F32)
+    gradients, sums, several = shares(plan)
+    passes = []
+    for i in range(len(plan.passes)):
+        made = _one_pass(maker, plan, i)
+        passes.append(
+            replace(
+                made,
+                sums=tuple(replace(s, value=maker.read(s.value)) for s in sums[i]),
+                gradients=tuple(replace(g, value=maker.read(g.value)) for g in gradients[i]),
+            )
+        )
+        for leaf, name in made.handed.items():
+            maker.hand(leaf, name)
+    attention = replace(
+        program.attention, tensors=(*program.attention.tensors, *maker.tensors), names={}
+    )
+    whole = replace(program, attention=attention)
+    common = {"program": whole, "saved": saved, "results": results, "seeds": seeds}
+    masked = frozenset(maker.masked)
+    return tuple(
+        replace(p, **common, masked=masked, several=several if p is passes[-1] else {})  # type: ignore[arg-type] # each value is of its field
+        for p in passes
+    )
+
+
+def _one_pass(maker: _Maker, plan: BackwardPlan, number: int) -> Backward:
+    """Tensors and expressions of one pass; gradients, sums and what all passes share are left."""
+    tiles = plan.passes[number]
+    received = tuple(maker.handed)
     made: dict[Known, str] = {}
-    (tiles,) = plan.passes
     for d in tiles.definitions:
+        if d.leaf in maker.slots.inlined:
+            continue
         made[d.leaf] = maker.name(d.leaf.name)
         if d.leaf.width is None:
             maker.add_number(d.leaf, made[d.leaf])
@@ -89,29 +134,23 @@ def backward_program(program: Program, plan: BackwardPlan) -> Backward:
     norms = {n: maker.name(f"norm_{i}") for i, n in enumerate(_norms(tiles))}
     for n, name in norms.items():
         maker.add_number(Known(name, n.axes, None, "float"), name)
-    attention = replace(
-        program.attention, tensors=(*program.attention.tensors, *maker.tensors), names={}
-    )
+    later = [d.value for p in plan.passes[number + 1 :] for d in p.definitions]
+    wanted = set(walk(*later))
+    handed = {x: maker.name(f"{x.name}_sum") for x in tiles.leaves if x in wanted}
+    read = maker.tile_pass(tiles)
+    own_norms = {maker.read(n): name for n, name in norms.items()}
     return Backward(
-        replace(program, attention=attention),
-        plan,
-        maker.tile_pass(tiles),
-        tuple(replace(s, value=maker.read(s.value)) for s in plan.sums),
-        tuple(replace(g, value=maker.read(g.value)) for g in plan.gradients),
-        saved,
-        results,
-        seeds,
-        made,
-        frozenset(maker.masked),
-        {maker.read(n): name for n, name in norms.items()},
+        maker.program, plan, read, (), (), (), (), (), made, frozenset(), own_norms, handed, received
     )
 
 
 class _Maker:
     """Declares the further tensors and rewrites leaves into reads of them."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, slots: Slots) -> None:
+        self.program, self.slots = program, slots
+        self.lists: dict[Expr, str] = {}  # tensor of each top list
+        self.handed: list[str] = []
         query = side_tensors(program.attention, Side.QUERY)[0]
         self.half = query.dtype
         self.axes = tuple(a for a in query.axes if a.role in INDEX)
@@ -137,6 +176,12 @@ class _Maker:
 
     def add(self, leaf: Expr, name: str, dtype: Dtype) -> None:
         """Declare the tensor of a leaf."""
+        if leaf in self.slots.leaves:
+            dtype = dtype if dtype is Dtype.I64 else Dtype.F32
+            axes = (*self.axes, Axis(f"{name} slots", "feature", self.slots.leaves[leaf]))
+            self.tensors.append(Tensor(name, "input", dtype, axes, packed=self.packed))
+            self.lists[leaf] = name
+            return
         if leaf.feature is None:
             self.tensors.append(Tensor(name, "input", dtype, self.axes, packed=self.packed))
             self.table[leaf] = Load(name, tuple(Index(INDEX[a.role]) for a in self.axes), "float")
@@ -155,9 +200,22 @@ class _Maker:
         index = (Index("b"), Index("h"), Index("q_idx"))
         self.table[leaf] = Load(name, index, "float")
 
+    def hand(self, leaf: Known, name: str) -> None:
+        """Declare a sum that later launches read, in float32."""
+        if leaf.width is None:
+            self.add_number(leaf, name)
+        else:
+            self.add(leaf, name, Dtype.F32)
+        self.handed.append(name)
+
+    def _slot(self, leaf: Expr, number: int) -> Expr:
+        index = (*(Index(INDEX[a.role]) for a in self.axes), build.const(number))
+        kind: Kind = "int" if leaf.kind == "int" else "float"
+        return Load(self.lists[leaf], index, kind)
+
     def read(self, e: Expr) -> Expr:
         """An expression over leaves, over tensors."""
-        out = substitute(e, self.table)
+        out = substitute(self.slots.expand(e, self._slot), self.table)
         if any(x is KEEP for x in walk(e)):
             self.masked.add(out)
         return out
@@ -166,7 +224,11 @@ class _Maker:
         """The pass over tensors; leaves of its own sums stay."""
         return replace(
             p,
-            definitions=tuple(Definition(d.leaf, self.read(d.value)) for d in p.definitions),
+            definitions=tuple(
+                Definition(d.leaf, self.read(d.value))
+                for d in p.definitions
+                if d.leaf not in self.slots.inlined
+            ),
             rows=tuple(
                 replace(
                     r,
@@ -183,7 +245,7 @@ class _Maker:
 
 
 def expressions(b: Backward) -> list[Expr]:
-    """All expressions of the kernels."""
+    """All expressions of the kernels of a pass."""
     p = b.tiles
     out = [d.value for d in p.definitions] + [n.value for n in p.numbers]
     out += [x for r in p.rows for q in r.products for x in (q.coefficient, q.other, r.of)]
@@ -191,18 +253,39 @@ def expressions(b: Backward) -> list[Expr]:
     return out + [s.value for s in b.sums]
 
 
-def backward_layout(b: Backward) -> Layout:
+def backward_layout(passes: Sequence[Backward]) -> Layout:
     """Cut feature axes: operands of a dot, a sum of rows and what it adds up, are cut alike."""
-    roots = expressions(b)
+    roots = [e for b in passes for e in expressions(b)]
     together = [rows_of([d.a, d.b]) for d in walk(*roots) if isinstance(d, Dot)]
+    for b in passes:
+        together += _meeting(b)
+    return cut_alike(together)
+
+
+def _meeting(b: Backward) -> list[list[Row]]:
+    """Rows of one pass that are cut alike."""
+    together = []
     for r in b.tiles.rows:
-        together.append(rows_of([r.of, *(p.other for p in r.products)]))
+        own = [_row(b.handed[r.leaf], r.leaf)] if r.leaf in b.handed else []
+        together.append(rows_of([r.of, *(p.other for p in r.products), *own]))
     for d in b.tiles.definitions:
         if d.leaf.feature is not None:
-            own = Row(b.made[d.leaf], Side.QUERY, size(d.leaf.feature), 0)
-            together.append([own, *rows_of([d.value])])
-    together += [rows_of([g.of, g.value]) for g in b.gradients if isinstance(g.of, Row)]
-    return cut_alike(together)
+            together.append([_row(b.made[d.leaf], d.leaf), *rows_of([d.value])])
+    return together + [rows_of([g.of, g.value]) for g in b.gradients if isinstance(g.of, Row)]
+
+
+def _row(name: str, leaf: Known) -> Row:
+    """The row of a leaf, as its tensor."""
+    return Row(name, Side.QUERY, size(leaf.feature), 0)
+
+
+def expressions_of(plan: BackwardPlan) -> list[Expr]:
+    """Everything a plan evaluates, over its leaves."""
+    out: list[Expr] = []
+    for p in plan.passes:
+        out += p.coefficients(Axes.QUERY, Axes.KEY, Axes.NONE, Axes.TILE)
+        out += [d.value for d in p.definitions]
+    return out + [s.value for s in plan.sums] + [g.value for g in plan.gradients]
 
 
 def _norms(p: TilePass) -> list[Expr]:
@@ -214,21 +297,3 @@ def _norms(p: TilePass) -> list[Expr]:
 
 def _what(r: Reduced, i: int) -> str:
     return f"lse_{r.index}" if r.what == "lse" else f"{r.what}_{i}"
-
-
-def _require(plan: BackwardPlan) -> None:
-    hot = any(
-        isinstance(e, Hot)
-        for p in plan.passes
-        for t in (*p.rows, *p.numbers)
-        for e in walk(*(x.coefficient for x in getattr(t, "products", ())))
-    )
-    if len(plan.passes) != 1:
-        raise _not_built(f"a backward of {len(plan.passes)} passes over the keys")
-    if hot:
-        raise _not_built("the gradient of max, argmin, argmax or topk values")
-
-
-def _not_built(what: str) -> SpecError:
-    message = f"{what} is not built yet in the triton backend"
-    return SpecError(Diagnostic("E430", message, help="call the kernel under torch.no_grad()"))

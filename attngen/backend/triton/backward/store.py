@@ -64,6 +64,27 @@ class Stores:
         if place == "queries":
             lines += self._tile_sums()
             lines += self._histogram_stores()
+            lines += self._handed()
+        return lines
+
+    def _handed(self) -> list[str]:
+        """Sums that later launches read, stored as they are."""
+        k, lines = self.kernel, []
+        for leaf, name in k.backward.handed.items():
+            t, sums = k.attention.tensor(name), k.sums[leaf].names
+            if leaf.width is None:
+                cells, mask = k.inputs.cells(t, k.backward.number(name), k.printer)
+                lines.append(f"tl.store({cells}, {sums[0]}, mask={mask})")
+                continue
+            pointer = k.parameters.add_array(f"{name}_ptr", POINTER[t.dtype], name)
+            rows, inside = self.cells(t, name, pointer, Side.QUERY)
+            of = Row(name, Side.QUERY, size(leaf.width), 0)
+            for own, c in zip(sums, k.binder.chunks(of), strict=True):
+                columns = f"tl.arange(0, {c.block})"
+                at = columns if c.start == 0 else f"({c.start} + {columns})"
+                mask = f"{inside}[:, None]"
+                mask += f" & ({columns} < {c.width})[None, :]" if c.padded else ""
+                lines.append(f"tl.store({rows}[:, None] + {at}[None, :], {own}, mask={mask})")
         return lines
 
     def _bind_sums(self) -> None:

@@ -35,6 +35,7 @@ class TileKernel(BackwardContext):
     make_binder = BackwardBinder
     binder: BackwardBinder
     levels: tuple[Axes, ...] = ()
+    place = ""
     moving, fixed = COLUMN, ROW
     joined = False
     float_positions = False
@@ -67,6 +68,13 @@ class TileKernel(BackwardContext):
         made = Descriptor(e.tensor, axes, strides, (1, 1, block))
         self.parameters.add_descriptor(handle, "fp32", made)
         return f"{handle}.load([b, h, m]).reshape({block})"
+
+    @property
+    def needed(self) -> bool:
+        """Whether the pass has anything for this loop to sum, store or finish."""
+        b = self.backward
+        places = {g.place for g in b.gradients} | {s.place for s in b.sums}
+        return any(True for _ in b.tiles.coefficients(*self.levels)) or self.place in places
 
     # --- the step ---------------------------------------------------------------------------------
     def build_step(self, name: str) -> Stage:
