@@ -29,7 +29,8 @@ ANCHOR = Load("row0", (), "int")
 class Context:
     """One kernel being printed.
 
-    rows: what the rows of a tile are, see tensors.Form.
+    rows: what the rows of a tile are, see tensors.Form; finished: names of rows that earlier passes
+    over the keys left behind; between: lines of rows that the pass printed last needs before it.
     """
 
     rows = "queries"
@@ -80,6 +81,8 @@ class Context:
         )
         self.runs = Runs(self.inputs, self.names, self.printer.helpers, self.owner)
         self.limit_lines: list[str] = []
+        self.finished: list[str] = []
+        self.between: list[str] = []
         self.keep_text: str | None = None
         self._limits_tried = False
         self._bind_indices()

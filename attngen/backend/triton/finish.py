@@ -12,6 +12,12 @@ from attngen.ir.online import OnlinePlan
 from attngen.ir.walk import walk
 
 
+def holds_list(e: Expr) -> bool:
+    """Whether a result is a top list of several values, or computed from one slot by slot."""
+    tops = (x for x in walk(e) if isinstance(x, Reduced) and x.what in ("values", "indices"))
+    return any(x.width is not None for x in tops)
+
+
 class Finish:
     """Prints row algebra over the finished state of one or more stages.
 
@@ -143,9 +149,7 @@ class Finish:
 
     def output(self, e: Expr) -> list[str]:
         """Text of a result, one per chunk of its feature axis."""
-        if e.feature is None or any(
-            isinstance(x, Reduced) and x.what in ("values", "indices") for x in walk(e)
-        ):
+        if e.feature is None or holds_list(e):
             self._numbers(e)
             return [self.binder.printer.text(e)]
         self.binder.note_rows(e)

@@ -25,7 +25,7 @@ class Forward(Context):
         for shape in (COLUMN, TILE):
             self.binder.sections[shape].clear()
         self.binder.key_tiles.clear()
-        outer = dict(self.printer.bound)
+        outer, rows_start = dict(self.printer.bound), len(self.binder.sections[ROW])
         step = build_step(
             self.binder, self.plan, number, self._mask(), self.facts.tail, ANCHOR, self.facts.half
         )
@@ -36,11 +36,15 @@ class Forward(Context):
         body = prune(body if flagged else without_flag(body, "PARTIAL"))
         flagged = flagged and "PARTIAL" in body
         self._forget_inner(outer)
-        parameters = used([*step.state, *self._scope()], body)
+        parameters = used([*step.state, *self._scope(), *self.finished], body)
+        if number > 1:  # rows of a later pass may need what an earlier one reduced
+            self.between = self.binder.sections[ROW][rows_start:]
+            del self.binder.sections[ROW][rows_start:]
         finish_start = len(self.binder.sections[ROW])
         finish.stage(step)
         lines = self.binder.sections[ROW][finish_start:]
         del self.binder.sections[ROW][finish_start:]
+        self.finished += [*step.state, *(line.split(" = ")[0] for line in self.between + lines)]
         any_kept, function = self._any_kept(name, step) if self.facts.skip else ("", "")
         return Stage(
             name,
@@ -137,7 +141,10 @@ class Forward(Context):
         outputs = self.outputs
         stages: list[Stage] = []
         for number in range(1, self.plan.stages + 1):
-            stages.append(self.stage(number, finish))
+            stage = self.stage(number, finish)
+            if number > 1:
+                stages[-1].finish += self.between
+            stages.append(stage)
         loops = self._joined(stages, self.loops())
         row_lines, scalar_lines = (
             list(self.binder.sections[ROW]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attngen.backend.triton.binder import Binder
-from attngen.backend.triton.finish import Finish
+from attngen.backend.triton.finish import Finish, holds_list
 from attngen.backend.triton.host import Result as Array
 from attngen.backend.triton.layout import Chunk, cut, side_tensors, size
 from attngen.backend.triton.tensors import Parameters, Sizes
@@ -120,7 +120,7 @@ class Outputs:
             first = chunks[0].start
             return [Chunk(c.start - first, c.width, c.block) for c in chunks]
         width = r.width or 1
-        if any(isinstance(x, Reduced) and x.what in ("values", "indices") for x in walk(r.expr)):
+        if holds_list(r.expr):
             return [Chunk(0, width, 1 << (width - 1).bit_length())]
         return list(cut(0, width))
 

@@ -277,6 +277,8 @@ def _accumulator(
                 binder.printer.text(a.scalar, ATOM) if shape != TILE else text, shape, TILE
             )
         ]
+    if single and binder.printer.frame.shape(a.scalar) != TILE:  # a count of keys: one for each
+        factors = [f"tl.full({TILE_SHAPE}, 1.0, tl.float32) * {_factor(factors[0])}"]
     payload: list[str] = []
     chunks: tuple[Chunk, ...] = ()
     if a.row is not None:
@@ -295,6 +297,10 @@ def _accumulator(
         " * ".join(alphas),
         not (scalar == 1 and weights),
     )
+
+
+def _factor(text: str) -> str:
+    return text if text.isidentifier() or text.isdecimal() or text.endswith("]") else f"({text})"
 
 
 def _top(binder: Binder, i: int, t: TopList) -> TopView:

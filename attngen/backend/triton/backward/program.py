@@ -82,7 +82,9 @@ def backward_program(program: Program, plan: BackwardPlan) -> Backward:
 
 def backward_programs(program: Program, plan: BackwardPlan) -> tuple[Backward, ...]:
     """The backward by passes, in the order they run. Raises SpecError E430."""
-    slots = Slots(plan, expressions_of(plan))
+    roots = [e for p in plan.passes for e in expressions_of(p)]
+    roots += [s.value for s in plan.sums] + [g.value for g in plan.gradients]
+    slots = Slots(plan, roots)
     maker = _Maker(program, slots)
     saved = tuple((maker.name(f"saved_{_what(r, i)}"), r) for i, r in enumerate(plan.saved))
     for name, r in saved:
@@ -134,8 +136,7 @@ def _one_pass(maker: _Maker, plan: BackwardPlan, number: int) -> Backward:
     norms = {n: maker.name(f"norm_{i}") for i, n in enumerate(_norms(tiles))}
     for n, name in norms.items():
         maker.add_number(Known(name, n.axes, None, "float"), name)
-    later = [d.value for p in plan.passes[number + 1 :] for d in p.definitions]
-    wanted = set(walk(*later))
+    wanted = set(walk(*(e for p in plan.passes[number + 1 :] for e in expressions_of(p))))
     handed = {x: maker.name(f"{x.name}_sum") for x in tiles.leaves if x in wanted}
     read = maker.tile_pass(tiles)
     own_norms = {maker.read(n): name for n, name in norms.items()}
@@ -246,11 +247,8 @@ class _Maker:
 
 def expressions(b: Backward) -> list[Expr]:
     """All expressions of the kernels of a pass."""
-    p = b.tiles
-    out = [d.value for d in p.definitions] + [n.value for n in p.numbers]
-    out += [x for r in p.rows for q in r.products for x in (q.coefficient, q.other, r.of)]
-    out += [s.value for s in p.stores] + [g.value for g in b.gradients]
-    return out + [s.value for s in b.sums]
+    out = [*expressions_of(b.tiles), *(r.of for r in b.tiles.rows)]
+    return out + [g.value for g in b.gradients] + [s.value for s in b.sums]
 
 
 def backward_layout(passes: Sequence[Backward]) -> Layout:
@@ -279,13 +277,11 @@ def _row(name: str, leaf: Known) -> Row:
     return Row(name, Side.QUERY, size(leaf.feature), 0)
 
 
-def expressions_of(plan: BackwardPlan) -> list[Expr]:
-    """Everything a plan evaluates, over its leaves."""
-    out: list[Expr] = []
-    for p in plan.passes:
-        out += p.coefficients(Axes.QUERY, Axes.KEY, Axes.NONE, Axes.TILE)
-        out += [d.value for d in p.definitions]
-    return out + [s.value for s in plan.sums] + [g.value for g in plan.gradients]
+def expressions_of(p: TilePass) -> list[Expr]:
+    """Everything the loops and the rows kernel of a pass evaluate."""
+    out = list(p.coefficients(Axes.QUERY, Axes.KEY, Axes.NONE, Axes.TILE))
+    out += [x.other for r in p.rows for x in r.products]
+    return out + [d.value for d in p.definitions]
 
 
 def _norms(p: TilePass) -> list[Expr]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from attngen.backend.triton.finish import holds_list
 from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.ir import build
 from attngen.ir.backward import BackwardPlan, Definition
@@ -30,7 +31,7 @@ class Slots:
         }
         self.leaves: dict[Expr, int] = {}
         self.inlined: dict[Expr, Expr] = {}
-        tops = {name for name, e in plan.forward.outputs if _is_list(e)}
+        tops = {name for name, e in plan.forward.outputs if holds_list(e)}
         lists = [leaf for name, leaf in plan.seeds if name in tops and leaf.feature is not None]
         lists += [leaf for name, leaf in plan.results if name in tops and leaf.feature is not None]
         reads = [x for e in walk(*roots) if isinstance(e, Hot) for x in (e.indices, e.values)]
@@ -81,10 +82,6 @@ class Slots:
 def _one(index: Expr, value: Expr) -> Expr:
     """The value at its key, 0 at the others; index -1 is no key."""
     return build.where(build.binary("eq", Index("kv_idx"), index), value, ZERO)
-
-
-def _is_list(e: Expr) -> bool:
-    return any(isinstance(x, Reduced) and x.what in ("values", "indices") for x in walk(e))
 
 
 def _too_long(count: int) -> SpecError:
