@@ -23,7 +23,9 @@ class BackwardSchedule:
 
     joined: both loops are launched as one grid, key tiles first, where their tiles are alike;
     float_positions: positions that a tile sum multiplies with are converted once per row and per
-    column, not once per element. Neither has run on a GPU: `bench/backward_sweep.py` measures them.
+    column, not once per element; skip_empty: tiles are tested at run time where the mask gives no
+    bound, as the forward does. None of the three has run on a GPU: `bench/backward_sweep.py`
+    measures the first two.
     """
 
     rows: Schedule
@@ -31,6 +33,7 @@ class BackwardSchedule:
     keys: Schedule
     joined: bool = False
     float_positions: bool = False
+    skip_empty: bool = False
 
 
 # (most columns, block_q and block_k of the queries kernel, of the keys kernel, warps)

@@ -1,8 +1,10 @@
 """Backward schedules that are not the default: the same gradients, by the same rule."""
 
+import re
 from dataclasses import replace
 
 import pytest
+import torch
 
 from attngen.core.source import Source
 from attngen.frontend import load
@@ -10,7 +12,7 @@ from attngen.runtime.cache import Cache
 from attngen.runtime.kernel import Kernel
 from attngen.runtime.specialise import Spec
 from attngen.schedule import backward as schedules
-from tests.differential.gradients import gradient_problems
+from tests.differential.gradients import gradient_problems, kernel_gradients
 from tests.differential.harness import DTYPES, example, inputs
 
 pytestmark = pytest.mark.interpreter
@@ -61,3 +63,39 @@ def test_gradients(name, change, monkeypatch, tmp_path):
     kernels = {k.name for x in made._trained.values() for k in x.backward.kernels}
     together = change in ("joined", "float positions") and name != "gemma2"  # grouped heads: apart
     assert any(n.endswith("_tiles") for n in kernels) is together
+
+
+SIZES = {"B": 2, "H": 2, "Sq": 70, "Skv": 200, "D": 16}
+UNBOUNDED = """attention blocks {
+  query q : half[B, H, Sq, D]
+  key   k : half[B, H, Skv, D]
+  value v : half[B, H, Skv, D]
+  input bias : f32[B, H, Sq, Skv]
+  input wanted : i32[Skv]
+  mask  = wanted[kv_idx] == 1
+  score = dot(q, k) * rsqrt(D) + bias[b, h, q_idx, kv_idx]
+}
+"""
+
+
+def test_empty_tiles_are_skipped(monkeypatch, tmp_path):
+    """A mask without bounds: tiles of keys that nobody wants are left out, and nothing changes."""
+    monkeypatch.setitem(CHANGES, "skip", lambda s: replace(s, skip_empty=True))
+    monkeypatch.setitem(CHANGES, "all", lambda s: s)
+    with monkeypatch.context() as patch:
+        every = made_with(UNBOUNDED, "all", patch, tmp_path / "all")
+        tensors = inputs(every, SIZES, 3, half=torch.float32)
+        tensors["wanted"] = kept(130, 150)
+        whole, _ = kernel_gradients(every, tensors)
+    made = made_with(UNBOUNDED, "skip", monkeypatch, tmp_path / "skip")
+    skipped, _ = kernel_gradients(made, tensors)
+    assert all(torch.equal(x, y) for x, y in zip(whole, skipped, strict=True))
+    for wanted in (kept(130, 150), kept(0, 0), kept(60, 70)):
+        assert not gradient_problems(made, {**tensors, "wanted": wanted}, torch.float32)
+    (source, *_) = {x.backward.source for x in made._trained.values()}
+    assert len(re.findall(r"^        if .*_any_kept\(", source, re.M)) == 2  # in both loops
+
+
+def kept(start: int, stop: int) -> torch.Tensor:
+    """Which keys are wanted; tiles hold 64."""
+    return ((torch.arange(200) >= start) & (torch.arange(200) < stop)).int()

@@ -72,6 +72,7 @@ class Forward(Context):
 
     def _body(self, step: Step) -> str:
         view = StepView(step, self.frame, self.facts.guard, self._precision())
+        blocks = [self.schedule.block_q, self.schedule.block_k]
         return (
             render(
                 "triton/step.py.j2",
@@ -87,7 +88,7 @@ class Forward(Context):
                 returned=step.state,
             )
             .rstrip("\n")
-            .replace(TILE_SHAPE, f"[{self.schedule.block_q}, {self.schedule.block_k}]")
+            .replace(TILE_SHAPE, str(blocks[::-1] if self.frame.keys_first else blocks))
         )
 
     def _any_kept(self, name: str, step: Step) -> tuple[str, str]:

@@ -166,14 +166,16 @@ class _File:
         keys = KeysKernel(b, self.schedule.keys, *own)
         joined = can_join(self.schedule, queries, keys)
         queries.joined = keys.joined = joined
-        queries.float_positions = keys.float_positions = self.schedule.float_positions
+        for kernel in (queries, keys):
+            kernel.float_positions = self.schedule.float_positions
+            kernel.skip_empty = self.schedule.skip_empty
         loops = []
         if queries.needed:
             loops.append(self._tiles(queries, "queries", "keys", suffix, self._query_grid))
         if keys.needed:
             loops.append(self._tiles(keys, "keys", "queries", suffix, self._key_grid))
         if joined and len(loops) == 2:
-            loops = [self._join(*loops, suffix)]
+            loops = [self._join(loops[0], loops[1], suffix)]
         rows = self._rows(b, suffix)
         return [rows, *loops] if rows is not None else loops
 

@@ -210,9 +210,9 @@ class _Maker:
         self.handed.append(name)
 
     def _slot(self, leaf: Expr, number: int) -> Expr:
-        index = (*(Index(INDEX[a.role]) for a in self.axes), build.const(number))
+        index: list[Expr] = [Index(INDEX[a.role]) for a in self.axes]
         kind: Kind = "int" if leaf.kind == "int" else "float"
-        return Load(self.lists[leaf], index, kind)
+        return Load(self.lists[leaf], (*index, build.const(number)), kind)
 
     def read(self, e: Expr) -> Expr:
         """An expression over leaves, over tensors."""

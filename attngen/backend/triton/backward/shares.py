@@ -29,7 +29,7 @@ def shares(
     What no pass sums belongs to the last pass, and so does what the host finishes.
     """
     last = len(plan.passes) - 1
-    owner = {leaf: i for i, p in enumerate(plan.passes) for leaf in p.leaves}
+    owner: dict[Expr, int] = {leaf: i for i, p in enumerate(plan.passes) for leaf in p.leaves}
     gradients: list[list[Gradient]] = [[] for _ in plan.passes]
     sums: list[list[HeadSum]] = [[] for _ in plan.passes]
     several: dict[Known, list[Known]] = {}

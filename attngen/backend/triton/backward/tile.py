@@ -16,7 +16,7 @@ from attngen.backend.triton.limits import KEYS, QUERIES
 from attngen.backend.triton.printer import Printer
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE, Frame
 from attngen.backend.triton.step import Step, place_mask
-from attngen.backend.triton.text import prune, used, words
+from attngen.backend.triton.text import call, prune, used, words
 from attngen.backend.triton.view import Stage
 from attngen.backend.value import ONE, stride_of
 from attngen.core.target import Target
@@ -29,7 +29,7 @@ class TileKernel(BackwardContext):
     """What both loops share. A subclass says which side it owns.
 
     joined: the kernel is a function of a launch it shares; `program` is then its parameter;
-    float_positions: as of BackwardSchedule.
+    float_positions, skip_empty: as of BackwardSchedule.
     """
 
     make_binder = BackwardBinder
@@ -39,6 +39,7 @@ class TileKernel(BackwardContext):
     moving, fixed = COLUMN, ROW
     joined = False
     float_positions = False
+    skip_empty = False
 
     def __init__(
         self, backward: Backward, schedule: Schedule, target: Target, entry: str, cuts: Layout
@@ -106,7 +107,24 @@ class TileKernel(BackwardContext):
         flagged = "PARTIAL" in words(body)
         parameters = used([*state, *self._scope()], body)
         parameters = [p for p in parameters if p not in self._assigned(body) or p in state]
-        return Stage(name, body, parameters, state, inits, [], "", "", flagged)
+        asked = ("", "")
+        if self.skip_empty and self.facts.skip and keep:
+            asked = self._any_kept(name, [*mask_lines, f"keep = {keep}"])
+        return Stage(name, body, parameters, state, inits, [], *asked, flagged)
+
+    def _any_kept(self, name: str, mask_lines: list[str]) -> tuple[str, str]:
+        """(call, function): whether a tile keeps anything; without a bound only its mask tells."""
+        inside, live = (
+            self.frame.spread(text, shape, TILE)
+            for text, shape in (("inside", ROW), ("live", COLUMN))
+        )
+        kept = f"keep & {inside}" + (f" & {live}" if self.owner is KEYS else "")
+        lines = [*self._moving_positions(), *self.binder.sections[self.moving], *mask_lines]
+        lines.append(f"return tl.max(tl.max(({kept}).to(tl.int32), 1), 0) > 0")
+        body = prune("\n".join(f"    {line}" for line in lines))
+        parameters = [p for p in used(self._scope(), body) if p not in self._assigned(body)]
+        function = call(f"def {name}_any_kept", parameters, ":") + "\n" + body
+        return call(f"{name}_any_kept", parameters, "", 11), function
 
     def _assigned(self, body: str) -> set[str]:
         return {m.group(1) for m in re.finditer(r"^    (\w+) = ", body, re.M)}
