@@ -2,8 +2,8 @@
 
     python bench/backward_sweep.py [--rows causal] [--quick] [--compile-only]
 
-Every candidate is compiled first, in a pool of processes; its gradients are compared with those of a
-dense float64 formula on one head and run to run; a wrong one is named and not timed. Kernels are
+Every candidate is compiled first, in a pool of processes; its gradients are compared with those of
+a dense float64 formula on one head and run to run; a wrong one is named and not timed. Kernels are
 launched directly, without autograd, so that only they are compared. `--compile-only` needs no GPU:
 it prints registers, spills and shared memory of every kernel instead.
 """
@@ -41,7 +41,7 @@ TARGET = "sm_90"
 
 
 def candidates(kind: str, chosen: BackwardSchedule) -> Iterator[tuple[str, BackwardSchedule]]:
-    """(name, schedule): the default first, then one change at a time, then those that may add up."""
+    """(name, schedule): the default first, then one change at a time, then sums of them."""
     yield "default", chosen
     tall = replace(chosen, keys=replace(chosen.keys, block_k=128, warps=8, stages=3))
     deep = replace(chosen, keys=replace(chosen.keys, stages=3))
@@ -100,7 +100,9 @@ def warm(job: tuple[Case, str, BackwardSchedule]) -> str:
     b, h, hkv, _, _, d = case.shape
     small = replace(case, shape=(b, h, hkv, SMALL, SMALL, d))
     try:
-        call = gradients(small, trained(small, schedule), inputs(small, "cuda", torch.bfloat16), seed_of(small))
+        call = gradients(
+            small, trained(small, schedule), inputs(small, "cuda", torch.bfloat16), seed_of(small)
+        )
         call()
         torch.cuda.synchronize()
     except Exception as error:
@@ -143,7 +145,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", default="", help="only rows whose name holds this")
     parser.add_argument("--quick", action="store_true", help="shorter measurements")
-    parser.add_argument("--compile-only", action="store_true", help="the compiler's reports; no GPU")
+    parser.add_argument(
+        "--compile-only", action="store_true", help="the compiler's reports; no GPU"
+    )
     options = parser.parse_args()
     rows = []
     for case in forward_cases():

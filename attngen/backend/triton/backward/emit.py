@@ -126,6 +126,7 @@ class _File:
 
     def _render(self, parts: list[Part], host: list[Step], arguments: list[str]) -> str:
         context = parts[-1].context
+        every = [p for part in parts for p in (*part.inner, part)]
         return wrap_source(
             render(
                 "triton/forward.py.j2",
@@ -136,21 +137,14 @@ class _File:
                     wrap_fact(f"Loop over queries: {self.schedule.keys.describe()}"),
                 ],
                 descriptors=any(
-                    p.table.table[name].descriptor
-                    for p in parts
-                    for name in p.parameters
+                    p.table.table[name].descriptor for p in parts for name in p.parameters
                 ),
                 helpers=render(
                     "triton/helpers.py.j2",
-                    helpers={name for p in parts for name in p.context.printer.helpers},
+                    helpers={name for p in every for name in p.context.printer.helpers},
                     tanh_approx=self.target.tanh_approx and not context.facts.wide,
                 ),
-                stages=[
-                    stage_piece(p.stage)
-                    for part in parts
-                    for p in (*part.inner, part)
-                    if p.stage is not None
-                ],
+                stages=[stage_piece(p.stage) for p in every if p.stage is not None],
                 block_k="keys or queries",
                 kernels=[piece for p in parts for piece in self._kernels(p)],
                 host_signature=call(f"def {self.entry}", arguments, ":"),

@@ -1,8 +1,8 @@
 """Positions as factors of a tile sum: converted once per row and per column, not once per element.
 
 The gradient of a slope sums `g * (kv_idx - q_idx)`. As integers the difference costs a subtraction
-and a conversion for every element of a tile. Measured from the tile's first position both halves are
-small whole numbers, exact in float32, and so is their sum below 2^24.
+and a conversion for every element of a tile. Measured from the tile's first position both halves
+are small whole numbers, exact in float32, and so is their sum below 2^24.
 """
 
 from __future__ import annotations

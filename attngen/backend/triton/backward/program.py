@@ -17,7 +17,19 @@ from attngen.core.dtype import Dtype
 from attngen.ir import build
 from attngen.ir.attention import Axis, Tensor
 from attngen.ir.backward import KEEP, BackwardPlan, Definition, Gradient, HeadSum, TilePass
-from attngen.ir.expr import Axes, Dot, Expr, Index, Kind, Known, Load, Recomputed, Reduced, Row, Side
+from attngen.ir.expr import (
+    Axes,
+    Dot,
+    Expr,
+    Index,
+    Kind,
+    Known,
+    Load,
+    Recomputed,
+    Reduced,
+    Row,
+    Side,
+)
 from attngen.ir.program import Program
 from attngen.ir.walk import substitute, walk
 
@@ -141,7 +153,19 @@ def _one_pass(maker: _Maker, plan: BackwardPlan, number: int) -> Backward:
     read = maker.tile_pass(tiles)
     own_norms = {maker.read(n): name for n, name in norms.items()}
     return Backward(
-        maker.program, plan, read, (), (), (), (), (), made, frozenset(), own_norms, handed, received
+        maker.program,
+        plan,
+        read,
+        (),
+        (),
+        (),
+        (),
+        (),
+        made,
+        frozenset(),
+        own_norms,
+        handed,
+        received,
     )
 
 

@@ -1,8 +1,8 @@
 """A backward of several passes over the keys: what each pass adds to sums and gradients.
 
-A gradient is linear in the adjoints, and what a loop sums is an adjoint. So a gradient over the sums
-of several passes is a sum of gradients over those of one pass each. Every pass stores its own; the
-host adds them up in order.
+A gradient is linear in the adjoints, and what a loop sums is an adjoint. So a gradient over the
+sums of several passes is a sum of gradients over those of one pass each. Every pass stores its own;
+the host adds them up in order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Top lists in a backward: a list of n values is n numbers per query, read slot by slot.
 
-The gradient of a list goes to the scores at the saved indices (`Hot`). A tile compares its keys with
-each index; nothing is scattered, so nothing is added without an order.
+The gradient of a list goes to the scores at the saved indices (`Hot`). A tile compares its keys
+with each index; nothing is scattered, so nothing is added without an order.
 """
 
 from __future__ import annotations
@@ -88,5 +88,3 @@ def _too_long(count: int) -> SpecError:
     message = f"the gradient of a top list of {count} is not built yet in the triton backend"
     fix = f"take at most {MOST}, or call the kernel under torch.no_grad()"
     return SpecError(Diagnostic("E430", message, help=fix))
-
-
