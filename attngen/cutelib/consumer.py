@@ -9,7 +9,7 @@ from attngen.cutelib.fragments import as_operand, issue, pack
 from attngen.cutelib.lowrank import LowRank
 from attngen.cutelib.order import blocks_of, edges_of, walked
 from attngen.cutelib.producer import flagged, tile_at
-from attngen.cutelib.scores import apply_mask, apply_score, row_limits
+from attngen.cutelib.scores import apply_mask, apply_score, row_limits, tile_and_rows
 from attngen.cutelib.tile import WARPGROUP, Places
 from cutlass import Float32, Int32, const_expr, cute, pipeline
 from cutlass.cute.nvgpu import warpgroup
@@ -106,33 +106,34 @@ class Consumer:
 
     # ---- one block ------------------------------------------------------------------------------
     @cute.jit
-    def softmax(self, s, at, limits, n, edges, first, masked):
-        """Scores of block n to weights."""
+    def softmax(self, s, tile, n, edges, first, masked):
+        """Scores of block n to weights; tile: (`at`, `at` of each row, limits of the rows)."""
         plan = self.plan
+        at, rows, limits = tile
         begin = n * self.schedule.tile_n
-        apply_score(plan, s, at, self.places, begin)
+        apply_score(plan, s, at, rows, self.places, begin)
         shift = self.lowrank.shift(at, begin)
         if const_expr(masked):
-            apply_mask(plan, s, at, self.places, limits, begin, edges)
+            apply_mask(plan, s, rows, self.places, limits, begin, edges)
         softmax.weights(plan, self.reference, s, self.rows, shift, first, masked)
 
     @cute.jit
-    def open(self, q, at, limits, n, edges, ck):
+    def open(self, q, tile, n, edges, ck):
         """The first block of a tile: S alone."""
         s = self.first_product(q, ck)
         self.rings["k"].consumer_release(ck)
         ck.advance()
-        self.softmax(s, at, limits, n, edges, True, True)
+        self.softmax(s, tile, n, edges, True, True)
         pack(self.p, as_operand(s), self.dtype)
         return ck
 
     @cute.jit
-    def step(self, q, at, limits, n, edges, ck, cv, masked, first=False):
+    def step(self, q, tile, n, edges, ck, cv, masked, first=False):
         """One more block; first: of the next tile, while the last product of this one runs."""
         s = self.both_products(q, ck, cv)
         self.rings["k"].consumer_release(ck)
         ck.advance()
-        self.softmax(s, at, limits, n, edges, first, masked)
+        self.softmax(s, tile, n, edges, first, masked)
         if const_expr(self.schedule.pin):
             softmax.pin(self.rows)
         warpgroup.wait_group(0)
@@ -145,26 +146,27 @@ class Consumer:
 
     # ---- one tile -------------------------------------------------------------------------------
     @cute.jit
-    def tile(self, tile, cq, ck, cv):
+    def tile(self, number, cq, ck, cv):
         """A tile from its first product to its store."""
         plan = self.plan
-        block, head, batch, at = tile_at(plan, self.at, tile)
+        block, head, batch, at = tile_at(plan, self.at, number)
+        at, rows = tile_and_rows(plan, at, self.places, 2)
         n_max, n_right, n_left, n_min, edge_right, edge_left = blocks_of(plan, at)
-        limits = row_limits(plan, at, self.places, 2)
+        tile = (at, rows, row_limits(plan, at, self.places, 2))
         self.acc.fill(0.0)
         self.lowrank.queries(at)
         self.rings["q"].consumer_wait(cq)
         q = self.q[None, None, None, cq.index]
         n = n_max - 1
-        ck = self.open(q, at, limits, n, edges_of(plan, n, edge_right, edge_left), ck)
+        ck = self.open(q, tile, n, edges_of(plan, n, edge_right, edge_left), ck)
         for i in cutlass.range(1, n_max - n_right + n_left - n_min, unroll=1):
             n = walked(i, n_max, n_right, n_left)
             edges = edges_of(plan, n, edge_right, edge_left)
-            ck, cv = self.step(q, at, limits, n, edges, ck, cv, True)
+            ck, cv = self.step(q, tile, n, edges, ck, cv, True)
         for i in cutlass.range(n_right - n_left, unroll=1):
-            ck, cv = self.step(q, at, limits, n_right - 1 - i, Int32(0), ck, cv, False)
+            ck, cv = self.step(q, tile, n_right - 1 - i, Int32(0), ck, cv, False)
         cv = self.last_product(cv)
-        self.epilogue.finish(at, self.places, self.rows, self.acc, tile, cq.index, block)
+        self.epilogue.finish(at, self.places, self.rows, self.acc, number, cq.index, block)
         self.epilogue.wait()
         self.rings["q"].consumer_release(cq)
         cq.advance()

@@ -95,9 +95,7 @@ class Kernel:
         plan = self.plan
         streams = {x.name: x for x in (plan.query, plan.key, plan.value, *plan.row_streams)}
         for name, _ in plan.rows:
-            streams[name] = replace(
-                plan.query, name=name, width=plan.value.width, start=0, of="", own_head=True
-            )
+            streams[name] = Stream(name, plan.result_roles, plan.value.width)
         return streams
 
     def _read_in_kernel(self) -> tuple[str, ...]:

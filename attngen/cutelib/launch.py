@@ -81,16 +81,17 @@ def _samples(plan: Plan) -> list[Any]:
     from cutlass.cute.runtime import make_fake_stream, make_fake_tensor  # noqa: PLC0415
 
     samples: list[Any] = []
-    for _, kind in plan.arguments:
+    loaded = {x.tensor for x in (plan.query, plan.key, plan.value)} | {n for n, _ in plan.rows}
+    for argument, kind in plan.arguments:
         if kind in ("i32", "f32"):
             samples.append(cutlass.Int32(1) if kind == "i32" else cutlass.Float32(1.0))
             continue
-        _, name, rank, width = kind.split()
+        name, rank, width = kind.split()
         size = _BYTES[name]
-        aligned = int(width) > 0
+        aligned = argument in loaded
         units = 16 // size if aligned else 1
-        shape = [cute.sym_int() for _ in range(int(rank))]
-        if aligned:
+        shape: list[Any] = [cute.sym_int() for _ in range(int(rank))]
+        if int(width):
             shape[-1] = int(width)
         stride = [cute.sym_int64(divisibility=units) for _ in range(int(rank) - 1)]
         samples.append(

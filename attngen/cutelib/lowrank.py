@@ -1,6 +1,6 @@
 """A score term u * k, k the key's position: sixteen more columns of Q and K instead of arithmetic.
 
-u over the plan's scale is split into three 16-bit numbers (24 bits); a key's place in its block is
+u over the plan's factor is split into three 16-bit numbers (24 bits); a key's place in its block is
 exact in one. The block's own position joins the reference of the softmax, one number per block.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.tile import WARPGROUP, At
 from cutlass import Float32, const_expr, cute, range_constexpr
-from cutlass.cute.nvgpu import warpgroup as _warpgroup  # noqa: F401 - fragments are descriptors
 
 PARTS = 3
 WRITTEN, BLOCK_WRITTEN = 8, 12  # named barriers: of one warpgroup (+ index), of all consumers
@@ -47,7 +46,7 @@ class LowRank:
         """The columns of Q: u, the same for all rows; a warpgroup writes the rows it reads."""
         if const_expr(self.plan.slope is not None):
             dtype = self.qx.element_type
-            rest = Float32(self.plan.slope(at)) * (1.0 / self.plan.scale)
+            rest = Float32(self.plan.slope(at)) * (1.0 / self.plan.factor)
             mine = self.thread % WARPGROUP
             parts = []
             for _ in range_constexpr(PARTS):

@@ -208,6 +208,17 @@ def select(condition: Any, a: Any, b: Any) -> Any:
     return select_(condition, a, b)
 
 
+def negated(condition: Any) -> Any:
+    """The opposite."""
+    return condition == _dsl().Boolean(False)
+
+
+def rounded(x: Any, dtype: str) -> Any:
+    """A float rounded to a 16-bit dtype, as float32."""
+    kind = _dsl().BFloat16 if dtype == "bf16" else _dsl().Float16
+    return x.to(kind).to(_dsl().Float32)
+
+
 def floor_div(a: Any, b: Any) -> Any:
     """The quotient rounded down, of registers."""
     a, b = integer(a), integer(b)

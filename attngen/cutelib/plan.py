@@ -58,9 +58,12 @@ class Plan:
     """One forward kernel.
 
     half: "bf16" or "f16"; arguments: (name, kind) of everything the host passes, in order: kind
-    "tensor <dtype> <rank> <width or 0>" or "i32" / "f32"; results: names of the results among them;
-    rows: of the results, those with a feature axis, each with its function; scale: factor that takes
-    a score register to log2 units; fixed: the reference of "fixed", log2 units.
+    "<dtype> <rank> <width>" (width: size of the last axis, 0 if known at run time), "i32" or "f32";
+    rows: results with a feature axis, each with its function; numbers: results that are one number
+    per row; result_roles: axes of the results; scale: takes a score register to log2 units; factor:
+    takes a product register there, for `slope`; fixed: the reference of "fixed", log2 units.
+
+    per_tile(at), per_row(at, q): values to have as attributes of `at`.
 
     Functions (trace time; `at` holds tensors, scalars and the tile's b, h, row0, row1, lengths):
     tiles(at) -> (lo, hi, full_lo, full_hi): keys visited, keys every query of the tile keeps;
@@ -75,12 +78,12 @@ class Plan:
     key: Stream
     value: Stream
     arguments: tuple[tuple[str, str], ...]
-    results: tuple[str, ...]
     rows: tuple[tuple[str, Hook], ...]
     schedule: Schedule
     tiles: Hook
     finish: Hook
     scale: float = 1.0
+    factor: float = 1.0
     fixed: float = 0.0
     first_key: Hook | None = None
     end_key: Hook | None = None
@@ -91,4 +94,11 @@ class Plan:
     score: Hook | None = None
     row_streams: tuple[Stream, ...] = field(default=())
     numbers: tuple[str, ...] = ()
-    number_roles: tuple[str, ...] = ("batch", "head", "position")
+    result_roles: tuple[str, ...] = ("batch", "head", "position", "feature")
+    per_tile: Hook | None = None
+    per_row: Hook | None = None
+
+    @property
+    def number_roles(self) -> tuple[str, ...]:
+        """Axes of the results that are numbers."""
+        return self.result_roles[:-1]

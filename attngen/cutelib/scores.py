@@ -18,14 +18,25 @@ from cutlass import Float32, Int32, const_expr, cute, min, range_constexpr
 RIGHT, LEFT = 1, 2  # edges of the mask that a block crosses
 
 
-def apply_score(plan: Plan, acc, at: At, places: Places, first) -> None:
-    """Products of one block, in place, become scores; plain Python: unrolled."""
+def tile_and_rows(plan: Plan, at: At, places: Places, rows: int) -> tuple[At, list[At]]:
+    """`at` with what the spec computes once per tile, and once for each row of the thread."""
+    if plan.per_tile is not None:
+        at = at.with_values(**plan.per_tile(at))
+    if plan.per_row is None:
+        return at, [at] * rows
+    return at, [at.with_values(**plan.per_row(at, places.query(at, r))) for r in range(rows)]
+
+
+def apply_score(plan: Plan, acc, at: At, rows: list[At], places: Places, first) -> None:
+    """Products of one block, in place, become scores; plain Python: unrolled.
+
+    at, rows: of the tile, and of each row of the thread.
+    """
     if plan.score is None:
         return
     s = rows_columns(acc)
     base = Position(first + places.lane)
     queries = [places.query(at, r) for r in range(cute.size(s, mode=[0]))]
-    apart = Position(base.base - queries[0].base)
     columns: dict[int, Any] = {}
     diagonals: dict[int, Any] = {}
     for c in range(cute.size(s, mode=[1])):
@@ -36,8 +47,8 @@ def apply_score(plan: Plan, acc, at: At, places: Places, first) -> None:
         for r, query in enumerate(queries):
             step = offset - query.offset
             if plan.diagonal is not None and step not in diagonals:
-                diagonals[step] = plan.diagonal(at, apart.moved(step))
-            s[r, c] = plan.score(at, s[r, c], columns.get(offset), diagonals.get(step), query, key)
+                diagonals[step] = plan.diagonal(at, query, key)
+            s[r, c] = plan.score(rows[r], s[r, c], columns.get(offset), diagonals.get(step), query, key)
 
 
 def row_limits(plan: Plan, at: At, places: Places, rows: int):
@@ -54,7 +65,7 @@ def row_limits(plan: Plan, at: At, places: Places, rows: int):
 
 
 @cute.jit
-def apply_mask(plan: Plan, acc, at: At, places: Places, limits, first, edges) -> None:
+def apply_mask(plan: Plan, acc, rows, places: Places, limits, first, edges) -> None:
     """-inf where the mask drops a pair; the limits an edge of which the block does not cross are
     skipped as a whole. One compare and one select per score and edge."""
     s = rows_columns(acc)
@@ -72,7 +83,7 @@ def apply_mask(plan: Plan, acc, at: At, places: Places, limits, first, edges) ->
     if const_expr(plan.keep is not None):
         for r in range_constexpr(cute.size(s, mode=[0])):
             for c in range_constexpr(cute.size(s, mode=[1])):
-                kept = plan.keep(at, places.query(at, r), places.key(first, c))
+                kept = plan.keep(rows[r], places.query(rows[r], r), places.key(first, c))
                 s[r, c] = s[r, c] if kept else -Float32.inf
 
 

@@ -20,6 +20,10 @@ class At:
         """The same with more, or other, values."""
         return At({**self.__dict__, **values})
 
+    def position(self, q_idx: Position) -> Position:
+        """The key position of a query: the last query stands at the last key."""
+        return Position(q_idx.base + (self.kv_len - self.q_len), q_idx.offset)
+
     def row(self, q_idx: Any) -> Any:
         """A query that exists, to read memory at."""
         return minimum(q_idx, self.q_len - 1)
