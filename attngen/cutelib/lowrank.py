@@ -30,24 +30,22 @@ class LowRank:
     def keys(self):
         """The columns of K: places in a block, the same for every block."""
         if const_expr(self.plan.slope is not None):
-            dtype = self.kx.element_type
+            target, thread, dtype = self.kx, self.thread, self.kx.element_type
             zero = Float32(0.0).to(dtype)
-            if self.thread < self.plan.schedule.tile_n:
-                place = Float32(self.thread).to(dtype)
+            if thread < self.plan.schedule.tile_n:
+                place = Float32(thread).to(dtype)
                 for c in range_constexpr(16):
-                    self.kx[self.thread, c] = place if c < PARTS else zero
+                    target[thread, c] = place if c < PARTS else zero
             cute.arch.fence_view_async_shared()
-            cute.arch.barrier(
-                barrier_id=BLOCK_WRITTEN, number_of_threads=self.groups * WARPGROUP
-            )
+            cute.arch.barrier(barrier_id=BLOCK_WRITTEN, number_of_threads=self.groups * WARPGROUP)
 
     @cute.jit
     def queries(self, at: At):
         """The columns of Q: u, the same for all rows; a warpgroup writes the rows it reads."""
         if const_expr(self.plan.slope is not None):
-            dtype = self.qx.element_type
+            target, dtype = self.qx, self.qx.element_type
             rest = Float32(self.plan.slope(at)) * (1.0 / self.plan.factor)
-            mine = self.thread % WARPGROUP
+            mine, row = self.thread % WARPGROUP, self.group * 64
             parts = []
             for _ in range_constexpr(PARTS):
                 part = rest.to(dtype)
@@ -56,7 +54,7 @@ class LowRank:
             zero = Float32(0.0).to(dtype)
             if mine < 64:
                 for c in range_constexpr(16):
-                    self.qx[self.group * 64 + mine, c] = parts[c] if c < PARTS else zero
+                    target[row + mine, c] = parts[c] if c < PARTS else zero
             cute.arch.fence_view_async_shared()
             cute.arch.barrier(barrier_id=WRITTEN + self.group, number_of_threads=WARPGROUP)
 

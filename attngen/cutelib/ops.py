@@ -49,7 +49,7 @@ class Position:
     def __add__(self, other: Any) -> Any:
         if isinstance(other, int):
             return self.moved(other)
-        return self.value + integer(other)
+        return Position(self.base + integer(other), self.offset)
 
     def __radd__(self, other: Any) -> Any:
         return self.__add__(other)
@@ -59,7 +59,7 @@ class Position:
             return self.moved(-other)
         if isinstance(other, Position):
             return Position(self.base - other.base, self.offset - other.offset)
-        return self.value - other
+        return Position(self.base - other, self.offset)
 
     def __rsub__(self, other: Any) -> Any:
         return other - self.value

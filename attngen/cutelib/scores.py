@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from attngen.cutelib.fragments import column_of, rows_columns
-from attngen.cutelib.ops import Position
+from attngen.cutelib.ops import Position, integer
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.tile import At, Places
 from cutlass import Float32, Int32, const_expr, cute, min, range_constexpr
@@ -57,10 +57,9 @@ def row_limits(plan: Plan, at: At, places: Places, rows: int):
     for r in range(rows):
         query = places.query(at, r)
         if plan.first_key is not None:
-            first.append(Int32(plan.first_key(at, query)))
-        end.append(
-            at.kv_len if plan.end_key is None else min(at.kv_len, Int32(plan.end_key(at, query)))
-        )
+            first.append(Int32(integer(plan.first_key(at, query))))
+        last = at.kv_len if plan.end_key is None else Int32(integer(plan.end_key(at, query)))
+        end.append(min(at.kv_len, last))
     return first or None, end
 
 

@@ -96,7 +96,7 @@ class Functions:
     # ---- score ----------------------------------------------------------------------------------
     def _score(self) -> None:
         parts = self.shape.split
-        for e in (parts.slope, parts.column, parts.diagonal, parts.core):
+        for e in (parts.slope, parts.column, parts.diagonal, parts.core, parts.rest):
             if e is not None:
                 self.hoisted.hoist(e)
         if parts.slope is not None:
@@ -108,12 +108,17 @@ class Functions:
                         "diagonal.", parts.diagonal)
         if parts.plain:
             return
-        lines, (text,) = statements(self.printer, Names(AT), parts.core)
-        terms = [n for n in ("column", "diagonal") if getattr(parts, n) is not None]
-        if terms and text == f"{parts.factor!r} * s":
-            text = f"ops.fma(s, {parts.factor!r}, {' + '.join(terms)})"
-        elif terms:
-            text = " + ".join([text, *terms])
+        roots = [e for e in (parts.core, parts.rest) if e is not None]
+        lines, texts = statements(self.printer, Names(AT), *roots)
+        core, rest = texts[0], texts[1:]
+        if rest and parts.terms != ("rest",):
+            lines.append(f"rest = {rest[0]}")
+            rest = ["rest"]
+        added = " + ".join([*rest, *(n for n in parts.terms if n != "rest")])
+        if added and parts.factor != 1.0:
+            text = f"ops.fma(s, {parts.factor!r}, {added})"
+        else:
+            text = f"{core} + {added}" if added else core
         doc = "The score of a pair from its product s, without terms of the row; log2 units"
         doc += "." if parts.scale == 1.0 else f" over {parts.scale!r}."
         self._add("score(at, s, column, diagonal, q_idx, kv_idx)", doc,

@@ -23,15 +23,17 @@ ANCHOR = Load("row0", (), "int")  # the first query of the tile: linear terms ar
 class Split:
     """The parts, in log2 units over `scale`; None for one that is absent.
 
-    dot: the product; factor: what a product register is multiplied with inside x; core: x without
-    columns and diagonals, over the dot; slope: per key, in log2 units (not over scale); row: left
-    out of the loop, natural units.
+    dot: the product; core: x without the terms that follow, an expression over the dot; factor:
+    with which core multiplies the dot if it does nothing else, else 1; rest, column, diagonal: terms
+    of a pair, a key, a diagonal; slope: per key, in log2 units (not over scale); row: left out of
+    the loop, natural units.
     """
 
     dot: Dot
     scale: float
     factor: float
     core: Expr
+    rest: Expr | None = None
     slope: Expr | None = None
     column: Expr | None = None
     diagonal: Expr | None = None
@@ -40,7 +42,12 @@ class Split:
     @property
     def plain(self) -> bool:
         """Whether x is the product itself."""
-        return self.core is self.dot and self.column is None and self.diagonal is None
+        return self.core is self.dot and not self.terms
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms that are added to the core."""
+        return tuple(n for n in ("rest", "column", "diagonal") if getattr(self, n) is not None)
 
 
 def tile_dots(e: Expr) -> list[Dot]:
@@ -61,26 +68,24 @@ def split(weights: Weights, bounded: bool) -> Split | None:
     row = _row(parts)
     if parts.dot is None or not isinstance(parts.scale, float) or parts.scale <= 0:
         return _general(dot, parts, row)
-    column = _sum(parts.column)
     linear = list(parts.linear)
     slope = None
     if len(linear) == 1 and linear[0].key:
         slope = scale_by(build.mul(build.const(linear[0].key), linear[0].coefficient), LOG2E)
         linear = []
-    column = _sum(column, *(_along_keys(x.coefficient, x.key) for x in linear))
+    column = _sum(_log2(parts.column), *(_along_keys(x.coefficient, x.key) for x in linear))
     diagonal, rest = _diagonals(parts.rest)
     factor = parts.scale * LOG2E
     if column is None and diagonal is None and rest is None:
-        return Split(dot, factor, factor, dot, slope, row=row)
+        return Split(dot, factor, factor, dot, slope=slope, row=row)
+    rest, diagonal = _log2(rest), _log2(diagonal)
     core = build.mul(build.const(factor), dot)
-    if rest is not None:
-        core = build.add(core, scale_by(rest, LOG2E))
-    return Split(dot, 1.0, factor, core, slope, _log2(column), _log2(diagonal), row)
+    return Split(dot, 1.0, factor, core, rest, slope, column, diagonal, row)
 
 
 def _general(dot: Dot, parts: ScoreParts, row: Expr | None) -> Split:
     """A score that is no multiple of its product plus terms: the product is inside a function."""
-    column = _sum(parts.column, *(_along_keys(x.coefficient, x.key) for x in parts.linear))
+    column = _sum(_log2(parts.column), *(_along_keys(x.coefficient, x.key) for x in parts.linear))
     diagonal, rest = _diagonals(parts.rest)
     terms = [x for x in (rest, parts.product) if x is not None and not build.is_number(x, 0)]
     value = build.total(terms)
@@ -88,7 +93,7 @@ def _general(dot: Dot, parts: ScoreParts, row: Expr | None) -> Split:
         core, scale = _factored(value)
         return Split(dot, scale, 1.0, core, row=row)
     core = scale_by(value, LOG2E)
-    return Split(dot, 1.0, 1.0, core, None, _log2(column), _log2(diagonal), row)
+    return Split(dot, 1.0, 1.0, core, None, None, column, _log2(diagonal), row)
 
 
 def _row(parts: ScoreParts) -> Expr | None:
@@ -101,9 +106,9 @@ def _row(parts: ScoreParts) -> Expr | None:
 
 
 def _along_keys(coefficient: Expr, key: int) -> Expr:
-    return build.mul(
-        coefficient, build.mul(build.const(key), build.sub(Index("kv_idx"), ANCHOR))
-    )
+    """coefficient * key * (kv_idx - anchor) in log2 units; the first factors stay together."""
+    factor = scale_by(build.mul(build.const(key), coefficient), LOG2E)
+    return Binary("mul", factor, build.sub(Index("kv_idx"), ANCHOR))
 
 
 def _diagonals(rest: Expr | None) -> tuple[Expr | None, Expr | None]:
