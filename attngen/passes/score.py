@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from attngen.ir import build
 from attngen.ir.build import ONE, ZERO, factors, number, terms
-from attngen.ir.expr import Axes, Binary, Cast, Const, Dot, Expr, Index, Load
+from attngen.ir.expr import Axes, Binary, Cast, Const, Dot, Expr, Index, Load, children
 from attngen.ir.walk import walk
 from attngen.passes.online_tables import has_key
 
@@ -270,6 +270,17 @@ def _form(e: Expr) -> _Form | None:
         case _ if not e.level and e.kind == "int":
             return _Form(0, 0, 0, e)
     return None
+
+
+def along_diagonals(e: Expr) -> bool:
+    """Whether the value depends on the positions by kv_idx - q_idx (or - q_pos) alone."""
+    if not e.level:
+        return True
+    form = _form(e) if e.kind == "int" else None
+    if form is not None:
+        return form.key + form.query + form.position == 0
+    below = children(e)
+    return bool(below) and not isinstance(e, Dot) and all(map(along_diagonals, below))
 
 
 def _added(x: _Form | None, y: _Form | None) -> _Form | None:

@@ -1,0 +1,242 @@
+"""Numbers inside a kernel: what the functions of a generated file are written with.
+
+Registers are cutlass `Float32`, `Int32` and `Boolean`. A `Position` is an index whose constant part
+is kept apart, so that equal offsets of a thread's scores are one value and become immediates.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any
+
+LOG2E = 1.4426950408889634
+LN2 = 0.6931471805599453
+
+
+@functools.cache
+def _dsl() -> Any:
+    """Cutlass, imported when the first kernel is traced."""
+    import cutlass  # noqa: PLC0415 - a generated file can be read without it
+
+    return cutlass
+
+
+class Position:
+    """base + offset: `base` is a register, the same for all of a thread's scores."""
+
+    __slots__ = ("base", "offset", "_real")
+
+    def __init__(self, base: Any, offset: int = 0, real: Any = None) -> None:
+        self.base, self.offset, self._real = base, offset, real
+
+    @property
+    def value(self) -> Any:
+        """The register."""
+        return self.base + self.offset if self.offset else self.base
+
+    @property
+    def real(self) -> Any:
+        """As a float: one conversion for all offsets (exact below 2**24)."""
+        if self._real is None:
+            self._real = _dsl().Float32(self.base)
+        return self._real + float(self.offset) if self.offset else self._real
+
+    def moved(self, offset: int) -> Position:
+        """The position `offset` further on, with the same base."""
+        return Position(self.base, self.offset + offset, self._real)
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, int):
+            return self.moved(other)
+        return Position(self.base + integer(other), self.offset)
+
+    def __radd__(self, other: Any) -> Any:
+        return self.__add__(other)
+
+    def __sub__(self, other: Any) -> Any:
+        if isinstance(other, int):
+            return self.moved(-other)
+        if isinstance(other, Position):
+            return Position(self.base - other.base, self.offset - other.offset)
+        return Position(self.base - other, self.offset)
+
+    def __rsub__(self, other: Any) -> Any:
+        return other - self.value
+
+    def __neg__(self) -> Any:
+        return -self.value
+
+
+def _forwarded(name: str) -> Any:
+    function = getattr(operator, name)
+
+    def method(self: Position, other: Any) -> Any:
+        return function(self.value, integer(other))
+
+    return method
+
+
+for _name in ("mul", "floordiv", "mod", "lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Position, f"__{_name}__", _forwarded(_name))
+Position.__rmul__ = Position.__mul__  # type: ignore[attr-defined]
+
+
+def integer(x: Any) -> Any:
+    """A position as its register; anything else as it is."""
+    return x.value if isinstance(x, Position) else x
+
+
+def real(x: Any) -> Any:
+    """As float32."""
+    if isinstance(x, Position):
+        return x.real
+    return float(x) if isinstance(x, (int, float)) else _dsl().Float32(x)
+
+
+def load(tensor: Any, *index: Any) -> Any:
+    """One element; 16-bit floats as float32."""
+    value = tensor[tuple(integer(i) for i in index)] if index else tensor
+    return value.to(_dsl().Float32) if value.dtype.width == 16 else value
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once."""
+    return _asm("fma.rn.f32 {$w0}, {$r0}, {$r1}, {$r2};", a, b, c)
+
+
+def exp2(x: Any) -> Any:
+    """2**x (one MUFU; 2 ulp)."""
+    return _asm("ex2.approx.ftz.f32 {$w0}, {$r0};", x)
+
+
+def log2(x: Any) -> Any:
+    """Log2(x); -inf at 0."""
+    return _asm("lg2.approx.ftz.f32 {$w0}, {$r0};", x)
+
+
+def tanh(x: Any) -> Any:
+    """tanh(x) (one MUFU; 2**-11)."""
+    return _asm("tanh.approx.f32 {$w0}, {$r0};", x)
+
+
+def rcp(x: Any) -> Any:
+    """1 / x (1 ulp)."""
+    return _asm("rcp.approx.ftz.f32 {$w0}, {$r0};", x)
+
+
+def sqrt(x: Any) -> Any:
+    """The square root."""
+    return _asm("sqrt.approx.f32 {$w0}, {$r0};", x)
+
+
+def rsqrt(x: Any) -> Any:
+    """1 / sqrt(x)."""
+    return _asm("rsqrt.approx.f32 {$w0}, {$r0};", x)
+
+
+def exp(x: Any) -> Any:
+    """e**x."""
+    return exp2(x * LOG2E)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm."""
+    return log2(x) * LN2
+
+
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e**-x)."""
+    return rcp(1.0 + exp2(x * -LOG2E))
+
+
+def silu(x: Any) -> Any:
+    """x * sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def softplus(x: Any) -> Any:
+    """log(1 + e**x), without overflow."""
+    return maximum(x, 0.0) + LN2 * log2(1.0 + exp2(-LOG2E * absolute(x)))
+
+
+def logaddexp(a: Any, b: Any) -> Any:
+    """log(e**a + e**b); -inf where both are."""
+    top = maximum(a, b)
+    safe = select(top == -_dsl().Float32.inf, _dsl().Float32(0.0), top)
+    return safe + LN2 * log2(exp2((a - safe) * LOG2E) + exp2((b - safe) * LOG2E))
+
+
+def absolute(x: Any) -> Any:
+    """|x|."""
+    return maximum(x, -x)
+
+
+def maximum(*values: Any) -> Any:
+    """The greatest, of registers and constants."""
+    return _extreme(max, _dsl().max, values)
+
+
+def minimum(*values: Any) -> Any:
+    """The least, of registers and constants."""
+    return _extreme(min, _dsl().min, values)
+
+
+def _extreme(plain: Any, staged: Any, values: tuple[Any, ...]) -> Any:
+    values = tuple(integer(v) for v in values)
+    return functools.reduce(
+        lambda a, b: plain(a, b) if isinstance(a, (int, float)) and isinstance(b, (int, float))
+        else staged(a, b),
+        values,
+    )
+
+
+def select(condition: Any, a: Any, b: Any) -> Any:
+    """`a` where the condition holds, else `b`."""
+    if isinstance(condition, bool):
+        return a if condition else b
+    from cutlass.cutlass_dsl import select_  # noqa: PLC0415 - see _dsl
+
+    a, b = integer(a), integer(b)
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        kind = _dsl().Float32 if float in (type(a), type(b)) else _dsl().Int32
+        a, b = kind(a), kind(b)
+    elif isinstance(a, (int, float)):
+        a = type(b)(a)
+    elif isinstance(b, (int, float)):
+        b = type(a)(b)
+    return select_(condition, a, b)
+
+
+def negated(condition: Any) -> Any:
+    """The opposite."""
+    return condition == _dsl().Boolean(False)
+
+
+def rounded(x: Any, dtype: str) -> Any:
+    """A float rounded to a 16-bit dtype, as float32."""
+    kind = _dsl().BFloat16 if dtype == "bf16" else _dsl().Float16
+    return x.to(kind).to(_dsl().Float32)
+
+
+def floor_div(a: Any, b: Any) -> Any:
+    """The quotient rounded down, of registers."""
+    a, b = integer(a), integer(b)
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    return (a - floor_mod(a, b)) // b
+
+
+def floor_mod(a: Any, b: Any) -> Any:
+    """The remainder with the sign of the divisor."""
+    a, b = integer(a), integer(b)
+    if isinstance(a, int) and isinstance(b, int):
+        return a % b
+    rest = a % b
+    return select((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
+
+
+def _asm(text: str, *values: Any) -> Any:
+    dsl = _dsl()
+    given = [dsl.Float32(real(v)) for v in values]
+    return dsl.cute.arch.inline_ptx(text, write_only_types=[dsl.Float32], read_only_args=given)
