@@ -80,11 +80,11 @@ class _File:
             ("query", self._stream(shape.query)),
             ("key", self._stream(shape.key)),
             ("value", self._stream(shape.value)),
-            ("arguments", _tuple([repr(x) for x in self._arguments(declared)])),
-            ("rows", _tuple([f'("{name}", {function})' for name, function in f.rows])),
-            ("numbers", _tuple([repr(n) for n in f.numbers])),
-            ("result_roles", repr(_roles(self.outputs.query))),
-            ("row_streams", _tuple([self._stream(x) for x in f.row_streams])),
+            ("arguments", tuple_text([repr(x) for x in self._arguments(declared)])),
+            ("rows", tuple_text([f'("{name}", {function})' for name, function in f.rows])),
+            ("numbers", tuple_text([repr(n) for n in f.numbers])),
+            ("result_roles", repr(roles(self.outputs.query))),
+            ("row_streams", tuple_text([self._stream(x) for x in f.row_streams])),
             ("schedule", self._schedule(s)),
             ("scale", repr(split.scale)),
             ("factor", repr(split.factor)),
@@ -99,7 +99,7 @@ class _File:
     def _stream(self, row: Row) -> str:
         t = self.attention.tensor(row.tensor)
         own = head_axis(self.outputs.query)
-        parts = [repr(self.functions.attributes[t.name]), repr(_roles(t)), str(row.width)]
+        parts = [repr(self.functions.attributes[t.name]), repr(roles(t)), str(row.width)]
         if row.start:
             parts.append(f"start={row.start}")
         name = self._key_name(row)
@@ -118,7 +118,7 @@ class _File:
 
     def _arguments(self, declared: list[Tensor]) -> list[tuple[str, str]]:
         names = self.functions.attributes
-        out = [(names[t.name], _kind(t)) for t in declared]
+        out = [(names[t.name], argument_kind(t)) for t in declared]
         out += [(names[r.name], _result_kind(r, self.outputs.query)) for r in self.outputs.results]
         if self.schedule.reference == "first":
             out.append(("flags", "i32 1 0"))
@@ -156,11 +156,11 @@ class _File:
         return [*sizes_, *lines, call("FORWARD", arguments, ""), f"return {returned}"]
 
 
-def _roles(t: Tensor) -> tuple[str, ...]:
+def roles(t: Tensor) -> tuple[str, ...]:
     return tuple(a.role for a in t.axes)
 
 
-def _kind(t: Tensor) -> str:
+def argument_kind(t: Tensor) -> str:
     if t.is_scalar:
         return _SCALARS[t.dtype]
     last = t.axes[-1]
@@ -174,5 +174,5 @@ def _result_kind(r: Result, query: Tensor) -> str:
     return f"{dtype} {rank} {r.width or 0}"
 
 
-def _tuple(items: list[str]) -> str:
+def tuple_text(items: list[str]) -> str:
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
