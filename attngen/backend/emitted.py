@@ -28,7 +28,8 @@ class DeviceKernel:
 class Emitted:
     """A generated file.
 
-    source: complete Python text that imports only torch and triton; entry: name of its host
+    source: complete Python text that imports only torch and triton, or torch and attngen.cutelib
+    (backend "cute"); entry: name of its host
     function, which takes the spec's tensors and scalars in declaration order, allocates and returns
     the results as a tuple in the order of the spec, and checks nothing (the runtime has checked);
     outputs: names of the results; kernels: the device functions, for ahead-of-time compilation;
@@ -41,3 +42,4 @@ class Emitted:
     outputs: tuple[str, ...]
     kernels: tuple[DeviceKernel, ...]
     host: tuple[Any, ...] = ()
+    backend: str = "triton"

@@ -48,5 +48,5 @@ def command(
     chosen = resolve_targets([target] if target else [], loaded)[0]
     made = build(loaded, chosen, dtype, schedule).made
     lengths = {**dict(made.request.sizes), **sizes}
-    say(explain(made.program, made.schedule, chosen, lengths, []))
+    say(explain(made.program, made.schedule, chosen, lengths, [], made.reason))
     return 0

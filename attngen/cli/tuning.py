@@ -12,9 +12,10 @@ from attngen.cli.mistake import InputError
 from attngen.cli.running import Trial, prepare
 from attngen.core.target import Target
 from attngen.runtime.device import compatible
+from attngen.runtime.backends import AnySchedule
 from attngen.runtime.settings import gpu_present
 from attngen.runtime.tune import Measured, tune
-from attngen.schedule.schedule import Schedule
+from attngen.schedule.cute import CuteSchedule
 
 TILES = tuple(itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3)))
 
@@ -33,7 +34,7 @@ def search(spec: Spec, target: Target, dtype: str) -> dict[str, str | int | bool
     return {name: value for name, value in asdict(best).items() if value is not None}
 
 
-def search_trial(trial: Trial) -> tuple[Schedule, list[Measured]]:
+def search_trial(trial: Trial) -> tuple[AnySchedule, list[Measured]]:
     """The fastest schedule for these inputs, remembered from now on, and all that were tried."""
     request = trial.kernel.request(**trial.tensors)
     points = candidates(trial.kernel.made(request).schedule)
@@ -47,9 +48,14 @@ def search_trial(trial: Trial) -> tuple[Schedule, list[Measured]]:
         return tune(trial.kernel, trial.tensors, points, done), measured
 
 
-def candidates(start: Schedule) -> Sequence[Schedule]:
+def candidates(start: AnySchedule) -> Sequence[AnySchedule]:
     """The default schedule and its neighbours in tile size, warps, stages and loops."""
-    points = [start]
+    points: list[AnySchedule] = [start]
+    if isinstance(start, CuteSchedule):
+        for keys, stages in itertools.product((-32, -16, 0, 16), (2, 3)):
+            near = replace(start, tile_n=start.tile_n + keys, stages=stages)
+            points += [near, replace(near, order="free")]
+        return list(dict.fromkeys(points))
     for block_q, block_k, warps, stages in TILES:
         for loops in ("split", "single"):
             points.append(

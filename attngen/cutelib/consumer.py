@@ -146,25 +146,39 @@ class Consumer:
 
     # ---- one tile -------------------------------------------------------------------------------
     @cute.jit
+    def remaining(self, q, tile, bounds, first, ck, cv):
+        """The masked blocks of a tile from step `first` on."""
+        n_max, n_right, n_left, n_min, edge_right, edge_left = bounds
+        for i in cutlass.range(first, n_max - n_right + n_left - n_min, unroll=1):
+            n = walked(i, n_max, n_right, n_left)
+            edges = edges_of(self.plan, n, edge_right, edge_left)
+            ck, cv = self.step(q, tile, n, edges, ck, cv, True)
+        return ck, cv
+
+    @cute.jit
+    def unmasked(self, q, tile, bounds, ck, cv):
+        """The blocks of a tile that need no mask."""
+        n_right, n_left = bounds[1], bounds[2]
+        for i in cutlass.range(n_right - n_left, unroll=1):
+            ck, cv = self.step(q, tile, n_right - 1 - i, Int32(0), ck, cv, False)
+        return ck, cv
+
+    @cute.jit
     def tile(self, number, cq, ck, cv):
         """A tile from its first product to its store."""
         plan = self.plan
         block, head, batch, at = tile_at(plan, self.at, number)
         at, rows = tile_and_rows(plan, at, self.places, 2)
-        n_max, n_right, n_left, n_min, edge_right, edge_left = blocks_of(plan, at)
+        bounds = blocks_of(plan, at)
         tile = (at, rows, row_limits(plan, at, self.places, 2))
         self.acc.fill(0.0)
         self.lowrank.queries(at)
         self.rings["q"].consumer_wait(cq)
         q = self.q[None, None, None, cq.index]
-        n = n_max - 1
-        ck = self.open(q, tile, n, edges_of(plan, n, edge_right, edge_left), ck)
-        for i in cutlass.range(1, n_max - n_right + n_left - n_min, unroll=1):
-            n = walked(i, n_max, n_right, n_left)
-            edges = edges_of(plan, n, edge_right, edge_left)
-            ck, cv = self.step(q, tile, n, edges, ck, cv, True)
-        for i in cutlass.range(n_right - n_left, unroll=1):
-            ck, cv = self.step(q, tile, n_right - 1 - i, Int32(0), ck, cv, False)
+        n = bounds[0] - 1
+        ck = self.open(q, tile, n, edges_of(plan, n, bounds[4], bounds[5]), ck)
+        ck, cv = self.remaining(q, tile, bounds, 1, ck, cv)
+        ck, cv = self.unmasked(q, tile, bounds, ck, cv)
         cv = self.last_product(cv)
         self.epilogue.finish(at, self.places, self.rows, self.acc, number, cq.index, block)
         self.epilogue.wait()
@@ -173,9 +187,9 @@ class Consumer:
         return cq, ck, cv
 
     @cute.jit
-    def again(self, block, flags, groups, cq, ck, cv):
+    def again(self, block, flags, cq, ck, cv):
         """The tiles a first kernel flagged, those of every grid-th number from `block` on."""
         total, stride = self.at.grid[0] * self.at.grid[2], cute.arch.grid_dim()[0]
         for i in cutlass.range(cute.ceil_div(total - block, stride), unroll=1):
-            if flagged(flags, block + i * stride, groups):
+            if flagged(flags, block + i * stride, self.groups):
                 cq, ck, cv = self.tile(block + i * stride, cq, ck, cv)

@@ -11,11 +11,13 @@ from dataclasses import replace
 import cuda.bindings.driver as cuda
 
 import cutlass
-from attngen.cutelib import fragments, producer
+from attngen.cutelib import fragments
 from attngen.cutelib.consumer import Consumer
+from attngen.cutelib.flat import Board, FlatConsumer, FlatSource
 from attngen.cutelib.fragments import result_layout, swizzled
 from attngen.cutelib.order import Grid
 from attngen.cutelib.plan import Plan, Stream
+from attngen.cutelib.producer import Source
 from attngen.cutelib.tile import WARPGROUP, At
 from attngen.cutelib.views import canonical
 from cutlass import Float32, const_expr, cute, pipeline
@@ -24,6 +26,7 @@ from cutlass.memory import SmemAllocator
 
 DTYPES = {"bf16": cutlass.BFloat16, "f16": cutlass.Float16}
 REGISTERS = {1: (56, 256), 2: (24, 240), 3: (32, 160)}  # producer, consumer: 64k for all
+SEARCHING = {1: (56, 256), 2: (40, 232), 3: (32, 160)}  # of a producer that searches
 LOW_RANK = 16  # columns of the extra product: the least that wgmma takes
 
 
@@ -34,15 +37,18 @@ class Launch:
         self.plan = plan
         self.kernel = Kernel(plan)
         if plan.schedule.reference == "first":
-            again = replace(plan.schedule, reference="lazy", flat=False)
+            again = replace(plan.schedule, reference="lazy")
             self.again = Kernel(replace(plan, name=f"{plan.name}_again", schedule=again), True)
 
     def __call__(self, arguments: dict, stream) -> None:
         """Launch the kernel; with it, where the reference may fail, the one that redoes tiles."""
-        flags = arguments.pop("flags", None)
-        self.kernel.launch(arguments, flags, stream)
+        flags, tickets = arguments.pop("flags", None), arguments.pop("tickets", None)
+        again = None
+        if flags is not None:  # an object of its own for each trace: loops leave values in them
+            again = cute.make_tensor(flags.iterator, flags.layout)
+        self.kernel.launch(arguments, {"flags": flags, "tickets": tickets}, stream)
         if self.plan.schedule.reference == "first":
-            self.again.launch(arguments, flags, stream)
+            self.again.launch(arguments, {"flags": again, "tickets": None}, stream)
 
 
 class Kernel:
@@ -57,7 +63,7 @@ class Kernel:
 
     # ---- host -----------------------------------------------------------------------------------
     @cute.jit
-    def launch(self, arguments: dict, flags, stream: cuda.CUstream):
+    def launch(self, arguments: dict, given: dict, stream: cuda.CUstream):
         """TMA descriptors, grid, launch."""
         plan, s = self.plan, self.plan.schedule
         streams = self._streams()
@@ -83,11 +89,11 @@ class Kernel:
         geometry = (q.shape[0], k.shape[0], *grid.values())
         total = grid.total
         if const_expr(self.again or s.flat):
-            total = cutlass.min(total, 132)
+            total = cutlass.min(total, s.processors)
         others = {name: x for name, x in arguments.items() if name not in views}
         views = {name: x for name, x in views.items() if name in self._read_in_kernel()}
         self.device({n: a for n, (a, _) in copies.items()}, {n: t for n, (_, t) in copies.items()},
-                    views, others, flags, geometry).launch(
+                    views, others, given, geometry).launch(
             grid=(total, 1, 1), block=(WARPGROUP * (1 + self.groups), 1, 1), stream=stream,
             min_blocks_per_mp=1)
 
@@ -129,6 +135,7 @@ class Kernel:
     def storage(self, layouts: dict):
         """Shared memory of a block of threads."""
         dt, s = self.dtype, self.plan.schedule
+        board = Board.sizes(self.plan) if s.flat else (4, 4)
 
         def tile(*names: str):
             count = max([cute.cosize(layouts[n]) for n in names if n in layouts], default=8)
@@ -139,6 +146,8 @@ class Kernel:
             bar_q: cute.struct.MemRange[cutlass.Int64, 2 * self.q_stages]
             bar_k: cute.struct.MemRange[cutlass.Int64, 2 * s.stages]
             bar_v: cute.struct.MemRange[cutlass.Int64, 2 * s.stages]
+            slots: cute.struct.MemRange[cutlass.Int32, board[0]]
+            starts: cute.struct.MemRange[cutlass.Int32, board[1]]
             q: tile("q", "o")
             k: tile("k")
             v: tile("v")
@@ -149,7 +158,8 @@ class Kernel:
 
     # ---- device ---------------------------------------------------------------------------------
     @cute.kernel
-    def device(self, atoms: dict, maps: dict, views: dict, others: dict, flags, geometry: tuple):
+    def device(self, atoms: dict, maps: dict, views: dict, others: dict, given: dict,
+               geometry: tuple):
         """Barriers, then the roles."""
         plan, s = self.plan, self.plan.schedule
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
@@ -175,14 +185,18 @@ class Kernel:
         }
         o = layouts["o"]
         memory["o"] = storage.q.get_tensor(o.outer, swizzle=o.inner)
-        low, high = REGISTERS[self.groups]
+        low, high = (SEARCHING if plan.runs else REGISTERS)[self.groups]
+        board = Board(plan, storage) if s.flat else None
         if warp < 4:
             cute.arch.setmaxregister_decrease(low)
             if warp == 0:
-                self._produce(atoms, maps, memory, rings, at, flags, block)
+                source = (FlatSource if s.flat else Source)(plan, atoms, maps, memory, rings, at)
+                self._produce(source, given, board, block)
         else:
             cute.arch.setmaxregister_increase(high)
-            self._consume(atoms, maps, memory, rings, at, flags, block)
+            kind = FlatConsumer if s.flat else Consumer
+            consumer = kind(self, atoms, maps, memory, rings, at, given["flags"])
+            self._consume(consumer, given, board, block)
 
     def _ring(self, barriers, stages: int, layout):
         """A ring of TMA loads: consumers give a stage back with one thread per warp."""
@@ -198,22 +212,25 @@ class Kernel:
         )
 
     @cute.jit
-    def _produce(self, atoms, maps, memory, rings, at, flags, block):
-        kind = pipeline.PipelineUserType.Producer
+    def _produce(self, source, given, board, block):
+        kind, rings = pipeline.PipelineUserType.Producer, source.rings
         states = [
             pipeline.make_pipeline_state(kind, rings[name].num_stages) for name in ("q", "k", "v")
         ]
-        source = producer.Source(self.plan, atoms, maps, memory, rings, at)
-        if const_expr(self.again):
-            source.again(block, flags, self.groups, *states)
+        flags = given["flags"] if self.again else None
+        if const_expr(self.plan.schedule.flat):
+            source.all(block, given["tickets"], flags, board, *states)
+        elif const_expr(self.again):
+            source.again(block, flags, *states)
         else:
             source.tile(block, *states)
 
     @cute.jit
-    def _consume(self, atoms, maps, memory, rings, at, flags, block):
-        consumer = Consumer(self, atoms, maps, memory, rings, at, flags)
+    def _consume(self, consumer, given, board, block):
         consumer.start()
-        if const_expr(self.again):
-            consumer.again(block, flags, self.groups, *consumer.states())
+        if const_expr(self.plan.schedule.flat):
+            consumer.all(board, *consumer.states())
+        elif const_expr(self.again):
+            consumer.again(block, given["flags"], *consumer.states())
         else:
             consumer.tile(block, *consumer.states())

@@ -40,7 +40,8 @@ class Schedule:
     reference: what scores are measured from: "running" maximum, "lazy" (a maximum that follows only
     when it grew by 2**8), "first" (the maximum of the first block, checked at the end) or "fixed"
     (a constant: scores are bounded); flat: persistent, tiles run into each other, and the bounds of
-    a tile are found one tile ahead; pin: keep the exponentials above the wait for the product.
+    a tile are found one tile ahead; pin: keep the exponentials above the wait for the product;
+    l2: bytes of keys and values that heads worked on side by side may have; processors: of the GPU.
     """
 
     tile_m: int = 128
@@ -51,6 +52,12 @@ class Schedule:
     flat: bool = False
     pin: bool = True
     l2: int = 40 << 20
+    processors: int = 132
+
+    @property
+    def groups(self) -> int:
+        """Consumer warpgroups."""
+        return self.tile_m // 64
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class Plan:
     per row; result_roles: axes of the results; scale: takes a score register to log2 units; factor:
     takes a product register there, for `slope`; fixed: the reference of "fixed", log2 units.
 
-    per_tile(at), per_row(at, q): values to have as attributes of `at`.
+    per_tile(at), per_row(at, q): values to have as attributes of `at`; runs: sorted rows whose runs
+    of equal elements the mask follows (`at.<name>` is then a `runs.Run`; the form must be flat).
 
     Functions (trace time; `at` holds tensors, scalars and the tile's b, h, row0, row1, lengths):
     tiles(at) -> (lo, hi, full_lo, full_hi): keys visited, keys every query of the tile keeps;
@@ -95,6 +103,7 @@ class Plan:
     row_streams: tuple[Stream, ...] = field(default=())
     numbers: tuple[str, ...] = ()
     result_roles: tuple[str, ...] = ("batch", "head", "position", "feature")
+    runs: tuple[tuple[str, Hook], ...] = ()
     per_tile: Hook | None = None
     per_row: Hook | None = None
 

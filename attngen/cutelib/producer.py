@@ -58,6 +58,14 @@ class Source:
         )
 
     @cute.jit
+    def again(self, block, flags, sq, sk, sv):
+        """The tiles a first kernel flagged, those of every grid-th number from `block` on."""
+        total, stride = self.at.grid[0] * self.at.grid[2], cute.arch.grid_dim()[0]
+        for i in cutlass.range(cute.ceil_div(total - block, stride), unroll=1):
+            if flagged(flags, block + i * stride, self.plan.schedule.groups):
+                sq, sk, sv = self.tile(block + i * stride, sq, sk, sv)
+
+    @cute.jit
     def tile(self, tile, sq, sk, sv):
         """All loads of one tile."""
         block, head, batch, at = tile_at(self.plan, self.at, tile)
@@ -88,14 +96,6 @@ class Source:
             self._load("v", value, sv, n)
             sv.advance()
         return sq, sk, sv
-
-    @cute.jit
-    def again(self, block, flags, groups, sq, sk, sv):
-        """The tiles a first kernel flagged, those of every grid-th number from `block` on."""
-        total, stride = self.at.grid[0] * self.at.grid[2], cute.arch.grid_dim()[0]
-        for i in cutlass.range(cute.ceil_div(total - block, stride), unroll=1):
-            if flagged(flags, block + i * stride, groups):
-                sq, sk, sv = self.tile(block + i * stride, sq, sk, sv)
 
 
 @cute.jit

@@ -185,7 +185,8 @@ class Kernel:
 
         shown = self._shown()
         lengths = {**dict(shown.request.sizes), **sizes}
-        return explain(shown.program, shown.schedule, shown.request.target, lengths, [*self.notes])
+        target, notes = shown.request.target, [*self.notes]
+        return explain(shown.program, shown.schedule, target, lengths, notes, shown.reason)
 
     def reference(self, *tensors: Any, **by_name: Any) -> Any:
         """The same results by the definition: the formula as written, in float64."""

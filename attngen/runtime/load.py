@@ -26,7 +26,7 @@ from attngen.runtime.settings import cache_folder
 
 _MODULES = """
 torch triton triton.language triton.language.extra triton.language.extra.libdevice
-triton.tools.tensor_descriptor
+triton.tools.tensor_descriptor attngen.cutelib attngen.cutelib.launch attngen.cutelib.plan
 """
 _BUILTINS = """
 range min max len abs int float bool tuple list isinstance sum enumerate zip divmod round

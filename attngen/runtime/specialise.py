@@ -13,10 +13,13 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target
 from attngen.ir.attention import Attention
+from attngen.runtime import backends
+from attngen.runtime.backends import AnySchedule
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.fingerprint import digest, generator
 from attngen.runtime.interface import Interface
 from attngen.runtime.load import load_module
+from attngen.schedule.cute import CuteSchedule
 from attngen.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -88,18 +91,23 @@ class Spec:
             half=request.half.value,
             target=request.target.name,
             short=request.short,
+            backend=backends.preference(self.options, request.target),
             generator=generator(),
         )
 
 
 @dataclass
 class Specialisation:
-    """One kernel file and how it came about; on a cache hit only `program` runs the passes."""
+    """One kernel file and how it came about; on a cache hit only `program` runs the passes.
+
+    reason: why its backend was taken.
+    """
 
     spec: Spec
     request: Request
-    schedule: Schedule
+    schedule: AnySchedule
     emitted: Emitted
+    reason: str = ""
 
     @cached_property
     def program(self) -> Program:
@@ -119,7 +127,8 @@ def specialise(spec: Spec, request: Request, cache: Cache) -> Specialisation:
     """The kernel file for a request, from the cache where it was made before."""
     key = spec.key(request)
     if (entry := cache.get(key)) is not None:
-        return Specialisation(spec, request, _schedule(entry), _emitted(entry))
+        reason = entry.meta.get("reason", "")
+        return Specialisation(spec, request, _schedule(entry), _emitted(entry), reason)
     made = generate(spec, request)
     cache.put(key, _entry(made))
     return made
@@ -127,33 +136,53 @@ def specialise(spec: Spec, request: Request, cache: Cache) -> Specialisation:
 
 def generate(spec: Spec, request: Request, options: Options | None = None) -> Specialisation:
     """Passes, schedule, printing; `options` override those of the spec."""
-    from attngen.backend.triton.emit import emit  # noqa: PLC0415 - not needed on a hit
-    from attngen.schedule.choose import choose  # noqa: PLC0415
-
     program = spec.program(request)
     fixed = {**spec.options, **(options or {})}
-    schedule = choose(program, request.target, fixed, short=request.short)
-    made = Specialisation(spec, request, schedule, emit(program, schedule, request.target))
+    choice = backends.choose_backend(program, request.target, fixed, short=request.short)
+    if choice.name == "cute":
+        schedule, emitted = backends.generate_cute(program, request.target, fixed)
+    else:
+        schedule, emitted = _triton(program, request, fixed)
+    made = Specialisation(spec, request, schedule, emitted, choice.reason)
     made.__dict__["program"] = program
     return made
 
 
-def with_schedule(spec: Spec, request: Request, schedule: Schedule) -> Specialisation:
-    """The kernel file for a schedule that is known already, such as a tuned one."""
+def _triton(program: Program, request: Request, fixed: Options) -> tuple[AnySchedule, Emitted]:
     from attngen.backend.triton.emit import emit  # noqa: PLC0415 - not needed on a hit
+    from attngen.schedule.choose import choose  # noqa: PLC0415
 
-    emitted = emit(spec.program(request), schedule, request.target)
+    schedule = choose(program, request.target, fixed, short=request.short)
+    return schedule, emit(program, schedule, request.target)
+
+
+def with_schedule(spec: Spec, request: Request, schedule: AnySchedule) -> Specialisation:
+    """The kernel file for a schedule that is known already, such as a tuned one."""
+    program = spec.program(request)
+    if isinstance(schedule, CuteSchedule):
+        from attngen.backend.cute.emit import emit as emit_cute  # noqa: PLC0415 - see below
+
+        emitted = emit_cute(program, schedule, request.target)
+    else:
+        from attngen.backend.triton.emit import emit  # noqa: PLC0415 - not needed on a hit
+
+        emitted = emit(program, schedule, request.target)
     return Specialisation(spec, request, schedule, emitted)
 
 
 def _entry(made: Specialisation) -> Entry:
     meta = emitted_meta(made.emitted)
-    meta["schedule"] = dataclasses.asdict(made.schedule)
+    meta["schedule"], meta["reason"] = dataclasses.asdict(made.schedule), made.reason
     return Entry(meta, {"source": made.emitted.source.encode()})
 
 
-def _schedule(entry: Entry) -> Schedule:
-    return Schedule(**entry.meta["schedule"])
+def _schedule(entry: Entry) -> AnySchedule:
+    return stored_schedule(entry.meta["schedule"])
+
+
+def stored_schedule(fields: Mapping[str, Any]) -> AnySchedule:
+    """The schedule of a cache entry; each backend's has names of its own."""
+    return CuteSchedule(**fields) if "tile_m" in fields else Schedule(**fields)
 
 
 def _emitted(entry: Entry) -> Emitted:
@@ -177,4 +206,5 @@ def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
         outputs=tuple(meta["outputs"]),
         kernels=tuple(kernels),
         host=tuple(meta["host"]),
+        backend=meta["backend"],
     )

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from attngen.core.diagnostics import AttngenError, Diagnostic, SpecError
+from attngen.runtime.backends import AnySchedule
 from attngen.runtime.bind import bind
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.fingerprint import digest, toolchain
 from attngen.runtime.kernel import Kernel
-from attngen.runtime.specialise import Request, Spec, with_schedule
-from attngen.schedule.schedule import Schedule
+from attngen.runtime.specialise import Request, Spec, stored_schedule, with_schedule
 
 TOLERANCE = 1e-2  # of the root mean square: schedules differ in rounding only
 
@@ -23,7 +23,7 @@ TOLERANCE = 1e-2  # of the root mean square: schedules differ in rounding only
 class Measured:
     """One candidate: median milliseconds, or None and the reason why it cannot be used."""
 
-    schedule: Schedule
+    schedule: AnySchedule
     milliseconds: float | None
     problem: str = ""
 
@@ -31,9 +31,9 @@ class Measured:
 def tune(
     kernel: Kernel,
     tensors: Mapping[str, Any],
-    candidates: Iterable[Schedule],
+    candidates: Iterable[AnySchedule],
     done: Callable[[Measured], object] = lambda measured: None,
-) -> Schedule:
+) -> AnySchedule:
     """The fastest candidate, stored for this spec, target and device, and used by `kernel` now.
 
     A candidate that does not compile, does not fit or gives other results than the default schedule
@@ -46,7 +46,7 @@ def tune(
         raise SpecError(Diagnostic("E320", message, help="leave out --tune: no tuning is needed"))
     expected = _results(kernel, values)
     default = kernel.made(request)
-    measured: list[tuple[float, Schedule]] = []
+    measured: list[tuple[float, AnySchedule]] = []
     for schedule in candidates:
         outcome = _measure(kernel, request, schedule, values, expected)
         done(outcome)
@@ -63,10 +63,10 @@ def tune(
     return best
 
 
-def tuned(spec: Spec, request: Request, device: str, cache: Cache) -> Schedule | None:
+def tuned(spec: Spec, request: Request, device: str, cache: Cache) -> AnySchedule | None:
     """The schedule that an earlier search found, if any."""
     entry = cache.get(tuned_key(spec, request, device))
-    return None if entry is None else Schedule(**entry.meta["schedule"])
+    return None if entry is None else stored_schedule(entry.meta["schedule"])
 
 
 def use_tuned(kernel: Kernel, request: Request) -> bool:
@@ -90,7 +90,7 @@ def device_name() -> str:
 def _measure(
     kernel: Kernel,
     request: Request,
-    schedule: Schedule,
+    schedule: AnySchedule,
     values: tuple[Any, ...],
     expected: tuple[torch.Tensor, ...],
 ) -> Measured:

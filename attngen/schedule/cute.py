@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from attngen.core.diagnostics import Diagnostic, SpecError
+from attngen.core.target import Target
 
-REFERENCES = ("running", "lazy", "first", "fixed")
-NUMERICS = ("fast", "exact")
+WORDS = {
+    "order": ("turns", "free"),
+    "reference": ("running", "lazy", "first", "fixed"),
+    "form": ("tile", "flat"),
+    "numerics": ("fast", "exact"),
+}
+NUMBERS: dict[str, Sequence[int]] = {
+    "tile_m": (64, 128, 192),
+    "tile_n": range(16, 257, 16),
+    "stages": range(1, 9),
+}
+L2 = 40 << 20  # bytes: what is left of an L2 cache for keys and values
 BARRIERS = 2048  # bytes of shared memory kept for barriers and small tables
 
 
@@ -18,72 +29,96 @@ class CuteSchedule:
     """One point of the schedule space of the CuTe backend.
 
     tile_m: queries of a block of threads, 64 for each consumer warpgroup; tile_n: keys of a step;
-    stages: of the rings of keys and values; turns: warpgroups take turns issuing products;
-    reference: what scores are measured from, see `cutelib.plan.Schedule`; flat: persistent, tiles
-    run into each other.
+    stages: of the rings of keys and values; order: warpgroups take "turns" issuing products, or are
+    "free"; reference: what scores are measured from, see `cutelib.plan.Schedule`; form: "tile" (a
+    block of threads for each tile) or "flat" (persistent: tiles run into each other); l2: bytes of keys
+    and values of heads that run side by side (1: one head after the other).
     """
 
     tile_m: int = 128
     tile_n: int = 128
     stages: int = 2
-    turns: bool = True
+    order: str = "turns"
     reference: str = "lazy"
-    flat: bool = False
+    form: str = "tile"
+    l2: int = L2
     loads: ClassVar[str] = "descriptor"  # what the runtime asks of tensors: aligned rows
+
+    @property
+    def block_q(self) -> int:
+        """Queries of a tile, by the name that schedules share."""
+        return self.tile_m
+
+    @property
+    def block_k(self) -> int:
+        """Keys of a step."""
+        return self.tile_n
 
     def describe(self) -> str:
         """One line for headers and `explain`."""
-        form = "flat" if self.flat else "tile"
-        order = "turns" if self.turns else "free"
         return (
             f"backend=cute, tile_m={self.tile_m}, tile_n={self.tile_n}, stages={self.stages}, "
-            f"warpgroups={self.tile_m // 64} ({order}), reference={self.reference}, form={form}"
+            f"order={self.order}, reference={self.reference}, form={self.form}"
         )
 
 
-def choose_cute(
-    query: int,
-    value: int,
-    *,
-    bounded: bool,
-    narrow: bool,
-    diagonal_first: bool,
-    shared_memory: int,
-    options: Mapping[str, str | int | bool] | None = None,
-) -> CuteSchedule:
-    """A good point for rows of `query` columns and values of `value` columns.
+@dataclass(frozen=True)
+class Traits:
+    """What a schedule depends on.
 
-    bounded: the score is provably bounded; narrow: weights are float16, whose range is short;
-    diagonal_first: the first block a row visits holds a key of the row, so that its maximum is a
-    reference. SpecError E302, E303: an unknown option or value.
+    query, value: columns of queries and of values; bounded: the score is provably bounded; narrow:
+    weights are float16, whose range is short; near: the first block a row visits holds keys it
+    keeps, so that its maximum there is a good reference; local: rows keep few of the keys;
+    searched: bounds of a tile are searched for (documents).
     """
+
+    query: int
+    value: int
+    bounded: bool
+    narrow: bool
+    near: bool
+    local: bool
+    searched: bool
+
+
+def choose_cute(
+    traits: Traits, target: Target, options: Mapping[str, str | int | bool] | None = None
+) -> CuteSchedule:
+    """A good point for these traits. SpecError E302, E303: an unknown option or value."""
     fixed = dict(options or {})
-    numerics = fixed.pop("numerics", "fast")
+    numerics = fixed.get("numerics", "fast")
+    query, value = traits.query, traits.value
     widest = max(query, value)
     if widest <= 64:
-        start = CuteSchedule(192, 128, 2, True)
+        start = CuteSchedule(192, 128, 2)
     elif widest <= 128:
-        start = CuteSchedule(128, 128, 2, True)
+        start = CuteSchedule(128, 128, 2)
     elif value <= 128:
-        start = CuteSchedule(128, 112, 2, True)
+        start = CuteSchedule(128, 112, 2)
     else:
-        start = CuteSchedule(128, 80, 2, True)
+        start = CuteSchedule(128, 80, 2)
     reference = "lazy"
-    if bounded:
+    if traits.bounded:
         reference = "fixed"
     elif numerics == "exact":
         reference = "running"
-    elif diagonal_first and not narrow:
+    elif traits.near and not traits.narrow:
         reference = "first"
+    if traits.local or traits.searched or widest <= 64:
+        start = replace(start, form="flat", stages=3 if widest <= 64 else 2)
+    if traits.local:
+        start = replace(start, l2=1)  # neighbouring tiles of one head read the same keys
     chosen = _override(replace(start, reference=reference), fixed)
-    while chosen.tile_n > 16 and shared(chosen, query, value) > shared_memory:
+    if traits.searched:
+        chosen = replace(chosen, form="flat")  # only there bounds are found ahead
+    while chosen.tile_n > 16 and shared(chosen, query, value) > target.shared_memory:
         chosen = replace(chosen, tile_n=chosen.tile_n - 16)
     return chosen
 
 
 def shared(s: CuteSchedule, query: int, value: int) -> int:
     """Bytes of shared memory."""
-    queries = s.tile_m * max(query, value) * (2 if s.flat else 1)
+    queries = s.tile_m * max(query, value) * (2 if s.form == "flat" else 1)
     return 2 * (queries + s.stages * s.tile_n * (query + value)) + BARRIERS
 
 
@@ -94,25 +129,17 @@ def _override(schedule: CuteSchedule, options: Mapping[str, Any]) -> CuteSchedul
             continue
         if (problem := _problem(name, value)) is not None:
             raise SpecError(problem)
-        changes[name] = value
+        if name != "numerics":
+            changes[name] = value
     return replace(schedule, **changes)
 
 
 def _problem(name: str, value: Any) -> Diagnostic | None:
-    known = ("tile_m", "tile_n", "stages", "turns", "reference", "flat", "numerics")
-    if name not in known:
-        message = f"unknown schedule option `{name}` of cute; known: {', '.join(known)}"
+    legal: Sequence[Any] | None = WORDS.get(name) or NUMBERS.get(name)
+    if legal is None:
+        message = f"a CuTe kernel has no option `{name}`; it has {', '.join((*NUMBERS, *WORDS))}"
         return Diagnostic("E302", message, help="tile_n = 128")
-    if name == "reference":
-        wrong, expected = value not in REFERENCES, f"one of {', '.join(REFERENCES)}"
-    elif name == "numerics":
-        wrong, expected = value not in NUMERICS, f"one of {', '.join(NUMERICS)}"
-    elif name in ("turns", "flat"):
-        wrong, expected = not isinstance(value, bool), "true or false"
-    else:
-        numbers = {"tile_m": (64, 128, 192), "tile_n": range(16, 257, 16), "stages": range(1, 9)}
-        wrong = isinstance(value, bool) or value not in numbers[name]
-        expected = f"one of {', '.join(map(str, numbers[name]))}"
-    if not wrong:
+    if value in legal and not isinstance(value, bool):
         return None
-    return Diagnostic("E303", f"{name} must be {expected}, found {value!r}", help=f"leave {name} out")
+    message = f"{name} must be one of {', '.join(map(str, legal))}, found {value!r}"
+    return Diagnostic("E303", message, help=f"{name} = {legal[0]}")

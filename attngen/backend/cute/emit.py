@@ -19,9 +19,9 @@ from attngen.ir.attention import Tensor
 from attngen.ir.expr import Row, Side
 from attngen.ir.program import Program
 from attngen.ir.text import spec_text
-from attngen.schedule.cute import CuteSchedule
+from attngen.schedule.cute import L2, CuteSchedule
 
-OWN = frozenset("torch ops Forward Plan Schedule Stream FORWARD PLAN flags".split())
+OWN = frozenset("torch ops Forward Plan Schedule Stream FORWARD PLAN flags tickets".split())
 _HOOKS = ("tiles", "finish", "first_key", "end_key", "keep", "slope", "column", "diagonal", "score")
 _SCALARS = {Dtype.F32: "f32", Dtype.I32: "i32", Dtype.BOOL: "i32"}
 WARPS = 4  # of a warpgroup
@@ -67,6 +67,7 @@ class _File:
             tuple(t.name for t in declared),
             tuple(n for n, _ in self.program.online.outputs),
             (kernel,),
+            "cute",
         )
 
     # ---- the plan -------------------------------------------------------------------------------
@@ -89,9 +90,10 @@ class _File:
             ("scale", repr(split.scale)),
             ("factor", repr(split.factor)),
             ("fixed", repr(self._fixed())),
+            ("runs", _tuple([f'("{name}", {function})' for name, function in f.runs])),
         ]
         fields += [(n, n) for n in (*_HOOKS, "per_tile", "per_row") if n in made]
-        empty = {"row_streams": "()", "numbers": "()", "fixed": "0.0"}
+        empty = {"row_streams": "()", "runs": "()", "numbers": "()", "fixed": "0.0"}
         kept = [(n, text) for n, text in fields if empty.get(n) != text]
         lines = [f"    {n}={text}," for n, text in kept]
         return ["PLAN = Plan(", *lines, ")", "FORWARD = Forward(PLAN)"]
@@ -120,13 +122,18 @@ class _File:
         names = self.functions.attributes
         out = [(names[t.name], argument_kind(t)) for t in declared]
         out += [(names[r.name], _result_kind(r, self.outputs.query)) for r in self.outputs.results]
-        if self.schedule.reference == "first":
-            out.append(("flags", "i32 1 0"))
-        return out
+        return out + [(name, "i32 1 0") for name in self._working()]
+
+    def _working(self) -> list[str]:
+        """Working memory the host passes: flags of tiles to redo, the ticket of the next tile."""
+        flags = ["flags"] if self.schedule.reference == "first" else []
+        return flags + (["tickets"] if self.schedule.form == "flat" else [])
 
     def _schedule(self, s: CuteSchedule) -> str:
         parts = [f"tile_m={s.tile_m}", f"tile_n={s.tile_n}", f"stages={s.stages}"]
-        parts += [f"turns={s.turns}", f"reference={s.reference!r}", f"flat={s.flat}"]
+        parts += [f"turns={s.order == 'turns'}", f"reference={s.reference!r}"]
+        parts += ["flat=True"] if s.form == "flat" else []
+        parts += [f"l2={s.l2}"] if s.l2 != L2 else []
         return f"Schedule({', '.join(parts)})"
 
     def _fixed(self) -> float:
@@ -147,7 +154,9 @@ class _File:
                 f"flags = {self.outputs.query.name}.new_empty((blocks * {warps},), dtype=torch.int32)"
                 "  # by warp"
             )
-            arguments.append("flags")
+        if self.schedule.form == "flat":
+            lines.append(f"tickets = {self.outputs.query.name}.new_zeros((1,), dtype=torch.int32)")
+        arguments += self._working()
         names = ", ".join(r.name for r in self.outputs.results)
         body = "\n".join(lines)
         sizes_ = [x for x in self.sizes.lines if x.split(" = ")[0] in body]

@@ -42,8 +42,13 @@ class Functions:
         self.rows: list[tuple[str, str]] = []
         self.row_streams: dict[Row, str] = {}
         self._inverses: dict[tuple[Expr, ...], str] = {}
-        self._keeps = self._limits()
+        self._runs: dict[str, str] = {}
+        self._limits()
         self._tiles()
+        self.runs = [(name, f"{name[:-5]}_row") for name in self._runs]
+        for (_, function), text in zip(self.runs, self._runs.values(), strict=True):
+            self._add(f"{function}(at)", "Sorted elements; the mask follows runs of equal ones.",
+                      [f"return {text}"])
         self._score()
         self._finish()
         self._hoists()
@@ -52,14 +57,14 @@ class Functions:
         self.made.append(Function(head, doc, tuple(lines)))
 
     # ---- bounds and limits ----------------------------------------------------------------------
-    def _limits(self) -> bool:
+    def _limits(self) -> None:
         """Limits of a row where the mask is one range per row, else the mask of a pair."""
         plan, mask = self.program.mask, self.program.online.mask
         if mask is None:
-            return False
+            return
         way = plan.forward
         if len(way.row) == 1 and not way.leftovers:
-            printer = TilePrinter(self.program.attention, self.attributes, "q_idx")
+            printer = TilePrinter(self.program.attention, self.attributes, "q_idx", self._runs)
             try:
                 low, high = printer.text(way.row[0].lo), printer.text(way.row[0].hi)
             except NoScalarForm:
@@ -71,16 +76,15 @@ class Functions:
                 if way.row[0].hi is not ix.var("kv_len"):
                     self._add("end_key(at, q_idx)", "The key after the last a query keeps.",
                               [f"return {high}"])
-                return False
+                return
         self.hoisted.hoist(mask)
         lines, (text,) = statements(self.printer, Names(AT), mask)
         self._add("keep(at, q_idx, kv_idx)", "Whether the mask keeps a pair.",
                   [*lines, f"return {text}"])
-        return True
 
     def _tiles(self) -> None:
         way = self.program.mask.forward
-        printer = TilePrinter(self.program.attention, self.attributes)
+        printer = TilePrinter(self.program.attention, self.attributes, None, self._runs)
         outer = way.outer[0] if way.outer else None
         low = "0" if outer is None else printer.text(outer.lo)
         high = "0" if outer is None else printer.text(outer.hi)
@@ -217,8 +221,8 @@ class Functions:
             if values:
                 head = f"{name}(at)" if name == "per_tile" else f"{name}(at, q_idx)"
                 doc = f"Values that are the same for a whole {name[4:]}."
-                items = ", ".join(f"{n}={text}" for n, text in values.items())
-                self.made.insert(0, Function(head, doc, (f"return dict({items})",)))
+                items = ", ".join(f'"{n}": {text}' for n, text in values.items())
+                self.made.insert(0, Function(head, doc, (f"return {{{items}}}",)))
 
 
 def _numbers(e: Expr) -> list[Reduced]:

@@ -142,12 +142,23 @@ def _wants_float(parent: Expr) -> bool:
 
 
 class TilePrinter(IndexPrinter):
-    """Bounds of a tile, and limits of its rows, over `at`; row: the name of the row, or None."""
+    """Bounds of a tile, and limits of its rows, over `at`.
+
+    row: the name of the row, or None; runs: gets name and text of every row of sorted elements
+    whose runs of equal elements a bound asks for.
+    """
 
     minimum, maximum, where = "ops.minimum", "ops.maximum", "ops.select"
     floor_div, floor_mod = "ops.floor_div", "ops.floor_mod"
 
-    def __init__(self, attention: Attention, names: dict[str, str], row: str | None = None) -> None:
+    def __init__(
+        self,
+        attention: Attention,
+        names: dict[str, str],
+        row: str | None = None,
+        runs: dict[str, str] | None = None,
+    ) -> None:
+        self.runs = {} if runs is None else runs
         variables = {"q0": "at.row0", "q1": "at.row1"} | {n: f"at.{n}" for n in _TILE}
         variables |= {t.name: f"at.{names[t.name]}" for t in attention.tensors if t.is_scalar}
         if row is not None:
@@ -164,7 +175,21 @@ class TilePrinter(IndexPrinter):
         return f"ops.load({', '.join([f'at.{self.names[e.tensor]}', *index])})"
 
     def _search(self, term: ix.FirstGe) -> str | None:
-        raise NoScalarForm(str(term))
+        """Where the run of equal elements of a query of the tile begins."""
+        lead = [p.term.name for p in term.row.index[:-1] if isinstance(p.term, ix.Var)]
+        if term.run is None or len(lead) + 1 != len(term.row.index) or not {*lead} <= {"b", "h"}:
+            raise NoScalarForm(str(term))
+        kind, position = term.run
+        begin, end = ix.var("q0"), ix.var("q1") - 1
+        ends = {begin: "first", end: "last"}
+        if kind != "run_start" or (position is not ix.var("q") and position not in ends):
+            raise NoScalarForm(str(term))
+        name = f"{self.names[term.row.tensor]}_runs"
+        row = ", ".join([*(f"at.{x}" for x in lead), "None"])
+        self.runs[name] = f"at.{self.names[term.row.tensor]}[{row}]"
+        if position is ix.var("q"):
+            return f"at.{name}.of({self.variables['q']})"
+        return f"at.{name}.{ends[position]}"
 
 
 __all__ = ["LOG2E", "NoScalarForm", "PairPrinter", "TilePrinter"]
