@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attngen.ir.program import Program
 from attngen.schedule.schedule import Schedule
 
 
@@ -34,7 +35,9 @@ class CuteBackwardSchedule:
         )
 
 
-def choose_cute_backward(rows: Schedule, width: int, *, ordered: bool) -> CuteBackwardSchedule:
-    """A good point for keys and values of `width` columns together; rows: of the rows kernel."""
-    del width
+def choose_cute_backward(
+    rows: Schedule, program: Program, *, ordered: bool
+) -> CuteBackwardSchedule:
+    """A good point for a program; rows: of the rows kernel; ordered: see the class."""
+    del program
     return CuteBackwardSchedule(rows, ordered=ordered)

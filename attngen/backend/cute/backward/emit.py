@@ -104,7 +104,7 @@ class _File(BackwardFile):
         tiles = DeviceKernel(f"{self.entry}_tiles", {}, {}, (), 12, self.cute.stages)
         return Emitted(
             wrap_source(source), self.entry, tuple(arguments),
-            tuple(f"d_{t}" for t in self.backward.plan.tensors), (self.device(part), tiles))
+            tuple(f"d_{t}" for t in self.backward.plan.tensors), (self.device(part), tiles), backend="cute")
 
     def _source(self, part: Part, arguments: list[str], host: list[str]) -> str:
         context = part.context
