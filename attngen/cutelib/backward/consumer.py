@@ -19,11 +19,12 @@ from attngen.cutelib.backward.pairs import (
     weights,
 )
 from attngen.cutelib.backward.tiles import head_tile, steps_of, walk_of, walked
-from attngen.cutelib.fragments import as_operand, issue, pack
+from attngen.cutelib.fragments import as_operand, issue, pack, rows_columns
 from attngen.cutelib.tile import WARPGROUP
-from cutlass import Float32, Int32, const_expr, cute, pipeline
+from cutlass import Float32, Int32, const_expr, cute, pipeline, range_constexpr
 from cutlass.cute.nvgpu import warpgroup
 
+SWIZZLE = 128  # bytes of a row of a swizzled block
 WRITTEN = 1  # named barrier: dS is in shared memory
 
 
@@ -42,6 +43,7 @@ class Consumer:
         self.plan, self.schedule = kernel.plan, kernel.plan.schedule
         self.kernel, self.dtype, self.rings, self.at = kernel, kernel.dtype, rings, at
         self.memory = memory
+        self.dq_memory = memory["dq"].iterator.toint()
         thread = cute.arch.thread_idx()[0] - WARPGROUP
         self.thread = thread
         self.group = cute.arch.make_warp_uniform(thread // WARPGROUP)
@@ -95,17 +97,20 @@ class Consumer:
 
     @cute.jit
     def head(self, at, block, cq, co):
-        """All queries of one head."""
+        """All queries of one head, from the last to the first."""
         at, keys = tile_and_keys(self.plan, at, self.places)
         limits = Limits(self.plan, at, self.places)
         tile = (at, keys, limits)
         walk = walk_of(self.plan, at)
-        masked, steps = steps_of(walk)
+        _, full_begin, full_end, end = walk
         self.totals.fill(0.0)
-        for i in cutlass.range(masked, unroll=1):
-            cq, co = self.step(walked(i, walk), tile, cq, co, True)
-        for i in cutlass.range(masked, steps, unroll=1):
+        if const_expr(not self.plan.nested):  # some key's last query is not the last one
+            for i in cutlass.range(end - full_end, unroll=1):
+                cq, co = self.step(walked(i, walk), tile, cq, co, True)
+        for i in cutlass.range(end - full_end, end - full_begin, unroll=1):
             cq, co = self.step(walked(i, walk), tile, cq, co, False)
+        for i in cutlass.range(end - full_begin, steps_of(walk), unroll=1):
+            cq, co = self.step(walked(i, walk), tile, cq, co, True)
         self.epilogue.totals(at, block, self.totals)
         return cq, co
 
@@ -123,19 +128,21 @@ class Consumer:
         warpgroup.wait_group(1)
         stages = {"q": cq.index, "o": co.index}
         p = self.sum_slice.make_fragment_A(self.operand)
-        weights(plan, s, p, at, keys, self.places, self.early, stages, limits, masked, self.dtype)
+        whole = weights(
+            plan, s, p, at, keys, self.places, self.early, stages, limits, masked, self.dtype)
+        if const_expr(whole):
+            pack(p, as_operand(s), self.dtype)
         if const_expr(self.schedule.pin):
             pin(p)
         warpgroup.wait_group(0)
         derivatives(plan, s, dp, at, keys, self.places, self.late, stages, self.totals)
         ds = self.sum_slice.make_fragment_A(self.operand)
         pack(ds, as_operand(dp), self.dtype)
-        _, dv_product = self.kernel.sum_products()
+        dk_product, dv_product = self.kernel.sum_products()
         issue(dv_product, self.dv, [(p, self.o_rows[None, None, None, co.index])], True)
-        self.share(ds, dp.shape, cq.index)
+        self.share(ds, dp.shape, co.index)
         dq = cute.make_rmem_tensor(self.dq_shape, Float32)
-        issue(self.queries, dq, [(self.ds[None, None, None, cq.index], self.k_rows)], False)
-        dk_product, _ = self.kernel.sum_products()
+        issue(self.queries, dq, [(self.ds[None, None, None, co.index], self.k_rows)], False)
         issue(dk_product, self.dk, [(ds, self.q_rows[None, None, None, cq.index])], True)
         warpgroup.wait_group(1)
         self.rings["o"].consumer_release(co)
@@ -148,7 +155,7 @@ class Consumer:
 
     @cute.jit
     def share(self, ds, shape, stage):
-        """DS^T to shared memory; as many stages as Q has, so one barrier a step suffices."""
+        """DS^T to shared memory; as many stages as dO has, so one barrier a step suffices."""
         atom = cute.make_copy_atom(cute.nvgpu.warp.StMatrix8x8x16bOp(False, 4), self.dtype)
         copy = cute.make_tiled_copy_C(atom, self.scores).get_slice(self.thread)
         registers = cute.make_tensor(ds.iterator, cute.make_layout(shape))
@@ -159,13 +166,26 @@ class Consumer:
 
     @cute.jit
     def hand_over(self, dq):
-        """This warpgroup's part of dQ to shared memory, for the warp that adds it to memory."""
+        """This warpgroup's part of dQ to shared memory, for the warp that adds it to memory.
+
+        Eight columns are written as two halves of a row's 16 bytes, columns 0 2 4 6 then 1 3 5 7:
+        so a store of matrices moves them without bank conflicts, where 8 bytes a thread had two.
+        What dQ is summed in keeps that order; the cast that follows undoes it.
+        """
         cute.arch.barrier(barrier_id=EMPTY + self.group, number_of_threads=THREADS)
-        atom = cute.make_copy_atom(cute.nvgpu.CopyUniversalOp(), Float32, num_bits_per_copy=64)
-        copy = cute.make_tiled_copy_C(atom, self.kernel.dq_of_one_group())
-        copy = copy.get_slice(self.thread % WARPGROUP)
-        goal = self.memory["dq"][None, None, self.group]
-        cute.copy(atom, copy.retile(dq), copy.partition_D(goal))
+        values = rows_columns(dq)
+        lane, warp = self.thread % 32, self.thread % WARPGROUP // 32
+        row = warp * 16 + lane // 16 * 8 + lane % 8
+        columns = self.kernel.box[1]
+        start = self.dq_memory + self.group * (64 * columns * 4) + row * SWIZZLE
+        half, turn = lane // 8 % 2, lane % 8
+        for c in range_constexpr(columns // 8):
+            chunk = (c * 2 % 8 + half) ^ turn
+            address = start + c // 4 * (64 * SWIZZLE) + chunk * 16
+            cute.arch.inline_ptx(
+                "stmatrix.sync.aligned.m8n8.x4.shared.b16 [{$r0}], {{$r1}, {$r2}, {$r3}, {$r4}};",
+                read_only_args=[address, values[0, 2 * c], values[0, 2 * c + 1],
+                                values[1, 2 * c], values[1, 2 * c + 1]])
         cute.arch.fence_view_async_shared()
         cute.arch.barrier_arrive(barrier_id=FULL + self.group, number_of_threads=THREADS)
 

@@ -42,23 +42,26 @@ class Drain:
             self.atom, 0, cute.make_layout(1),
             cute.group_modes(self.memory, 0, 2), cute.group_modes(whole, 0, 2))
         last = Int32(-1)
-        for i in cutlass.range(steps_of(walk)[1], unroll=1):
+        for i in cutlass.range(steps_of(walk), unroll=1):
             m = walked(i, walk)
             for w in range_constexpr(2):
                 cute.arch.cp_async_bulk_wait_group(1 - w, read=True)
                 cute.arch.barrier_arrive(barrier_id=EMPTY + w, number_of_threads=THREADS)
             if const_expr(plan.schedule.ordered):
-                if last >= 0:
-                    self.pass_on(at, last)
                 self.wait_turn(at, block, m)
             for w in range_constexpr(2):
                 cute.arch.barrier(barrier_id=FULL + w, number_of_threads=THREADS)
                 place = (None, 2 * m + w, 0) if const_expr(self.split_m) else (None, m, w)
                 cute.copy(self.atom, parts[None, w], goals[place])
                 cute.arch.cp_async_bulk_commit_group()
+            if const_expr(plan.schedule.ordered):
+                if last >= 0:  # a step later: by now nobody waits for the addition
+                    cute.arch.cp_async_bulk_wait_group(2)
+                    self.pass_on(at, last)
             last = m
         if const_expr(plan.schedule.ordered):
             if last >= 0:
+                cute.arch.cp_async_bulk_wait_group(0)
                 self.pass_on(at, last)
 
     @cute.jit
@@ -80,7 +83,6 @@ class Drain:
     @cute.jit
     def pass_on(self, at, m):
         """Our part of query block m is in memory: let the next one add its own."""
-        cute.arch.cp_async_bulk_wait_group(0, read=False)
         cute.arch.fence_proxy("async.global")
         cute.arch.sync_warp()
         if cute.arch.lane_idx() == 0:

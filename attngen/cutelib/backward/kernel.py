@@ -127,12 +127,6 @@ class Kernel:
                  (GROUPS, 1, 1), (64, width), a_source=warpgroup.OperandSource.RMEM)
             for width in (plan.key.width, plan.value.width))
 
-    def dq_of_one_group(self):
-        """The product of dQ as one warpgroup sees its part."""
-        return fragments.hop.make_trivial_tiled_mma(
-            self.dtype, self.dtype, fragments.MN_MAJOR, fragments.MN_MAJOR, Float32, (1, 1, 1),
-            self.box)
-
     def storage(self, layouts: dict):
         """Shared memory of a block of threads."""
         dt, s = self.dtype, self.plan.schedule

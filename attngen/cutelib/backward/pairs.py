@@ -86,11 +86,13 @@ class Numbers:
         return out
 
 
-def weights(plan, acc, packed, at, keys, places, numbers, stages, limits, masked, dtype) -> None:
-    """Products become weights: packed, as an operand; what `after` needs of them stays in `acc`.
+def weights(plan, acc, packed, at, keys, places, numbers, stages, limits, masked, dtype) -> bool:
+    """Products become weights; what `after` needs of them stays in `acc`.
 
-    at: with row0 of the step; keys: `at` of each key.
+    at: with row0 of the step; keys: `at` of each key. Whether `acc` holds the weights themselves: if
+    not, they are in `packed`, as an operand.
     """
+    whole = True
     s, words = rows_columns(acc), cute.recast_tensor(packed, Int32)
     columns, diagonals = _terms(plan, at, keys, places), {}
     low, high, near = _limits(limits, at, places) if masked else (None, None, None)
@@ -106,16 +108,19 @@ def weights(plan, acc, packed, at, keys, places, numbers, stages, limits, masked
                     diagonals[step] = plan.diagonal(at, query, key)
                 p, kept = plan.before(
                     keys[r], s[r, c], columns[r], diagonals.get(step), query, key, *given[e])
+                same = kept is p
                 if masked:
                     inside = near(c, r)
                     if plan.keep is not None:
                         inside = inside & plan.keep(keys[r], query, key)
-                    same = kept is p
                     p = _zero_unless(inside, p)
                     kept = p if same else _zero_unless(inside, kept)
                 s[r, c] = kept
                 two.append(p)
-            words[2 * c2 + r] = pack_two(two, dtype)
+                whole = whole and same
+            if not whole:
+                words[2 * c2 + r] = pack_two(two, dtype)
+    return whole
 
 
 def _limits(limits: Limits, at: At, places: Places):

@@ -12,7 +12,7 @@ class BackwardSchedule:
     """How the kernel is built.
 
     tile_m: queries of a step; tile_n: keys of a block of threads, 64 for each of its two consumer
-    warpgroups; stages: of the rings of Q and dO; ordered: sums of dQ add up in the order of the key
+    warpgroups; stages: of the rings of Q, dO and dS; ordered: sums of dQ add up in the order of the key
     blocks, so that two runs give the same bits; pin: keep the exponentials above the wait for dP;
     l2: bytes of queries and their gradients of the heads that run side by side, 0 for all heads.
     """

@@ -22,7 +22,8 @@ class Source:
     def states(self):
         """Producer states of the rings of Q and dO."""
         kind, make = pipeline.PipelineUserType.Producer, pipeline.make_pipeline_state
-        return make(kind, self.plan.schedule.stages), make(kind, self.plan.schedule.stages)
+        s = self.plan.schedule
+        return make(kind, s.stages), make(kind, s.stages)
 
     def _parts(self, name: str, head, batch, tile: tuple[int, int], at):
         block = cute.local_tile(self.maps[name][None, None, head, batch], tile, at)
@@ -63,7 +64,7 @@ class Source:
             view = getattr(self.at, stream.name)
             head = head_of(stream, view, at.h, at.heads)
             whole[name] = self._parts(name, head, batch_of(stream, at.b), tile, (None, 0))
-        for i in cutlass.range(steps_of(walk)[1], unroll=1):
+        for i in cutlass.range(steps_of(walk), unroll=1):
             m = walked(i, walk)
             self.load("q", whole["q"], at, m, sq)
             sq.advance()

@@ -69,23 +69,18 @@ def walk_of(plan: BackwardPlan, at: At):
     return begin, full_begin, full_end, end
 
 
-@cute.jit
 def walked(i, walk):
-    """Query block of step i: the near edge, the far edge, then those that need no mask."""
-    begin, full_begin, full_end, end = walk
-    near, far = full_begin - begin, end - full_end
-    m = begin + i
-    if i >= near:
-        m = full_end + i - near
-    if i >= near + far:
-        m = begin + i - far
-    return m
+    """Query block of step i, from the last to the first.
+
+    Blocks of keys of a head then go side by side, each a step behind the one before it: the order in
+    which they add to dQ makes none of them wait, under a causal mask or a window.
+    """
+    return walk[3] - 1 - i
 
 
 def steps_of(walk):
-    """(steps with a mask, all steps)."""
-    begin, full_begin, full_end, end = walk
-    return end - begin - (full_end - full_begin), end - begin
+    """The number of query blocks."""
+    return walk[3] - walk[0]
 
 
 @cute.jit

@@ -16,7 +16,7 @@ from attngen.backend.triton.backward.ledger import TORCH, head_gradient
 from attngen.backend.triton.host import Allocate, Let, Step, host_lines
 from attngen.backend.triton.layout import head_axis, side_tensors
 from attngen.backend.triton.names import Names
-from attngen.backend.triton.tensors import sizes
+from attngen.backend.triton.tensors import POINTER, sizes
 from attngen.backend.triton.text import call
 from attngen.backend.triton.wrap import wrap_fact, wrap_source
 from attngen.backend.value import cdiv, sum_over, variable
@@ -30,6 +30,7 @@ from attngen.ir.text import spec_text
 from attngen.schedule.backward import BackwardSchedule
 from attngen.schedule.cute_backward import CuteBackwardSchedule
 
+CAST = 2048  # numbers of dQ that a program of the last kernel casts
 WARPS = 8  # consumer warps: partial sums of a block of keys
 _HOOKS = ("tiles", "before", "after", "first_query", "end_query", "keep", "column", "diagonal")
 _MORE = ("sums", "per_tile", "per_key")
@@ -102,9 +103,13 @@ class _File(BackwardFile):
         host = self._host(part)
         source = self._source(part, arguments, host)
         tiles = DeviceKernel(f"{self.entry}_tiles", {}, {}, (), 12, self.cute.stages)
+        half = POINTER[self.shape.half]
+        cast = DeviceKernel(
+            f"{self.entry}_cast", {"sums": "*fp32", "out": f"*{half}", "count": "i64"}, {},
+            ("sums", "out"), 4, 1)
         return Emitted(
             wrap_source(source), self.entry, tuple(arguments),
-            tuple(f"d_{t}" for t in self.backward.plan.tensors), (self.device(part), tiles), backend="cute")
+            tuple(f"d_{t}" for t in self.backward.plan.tensors), (self.device(part), tiles, cast), backend="cute")
 
     def _source(self, part: Part, arguments: list[str], host: list[str]) -> str:
         context = part.context
@@ -118,6 +123,9 @@ class _File(BackwardFile):
                 "triton/helpers.py.j2", helpers=set(context.printer.helpers),
                 tanh_approx=self.target.tanh_approx),
             kernel=self.kernel_text(part),
+            cast=f"{self.entry}_cast",
+            block=CAST,
+            scale=self.shape.scales[0],
             functions=self.functions.made,
             plan=self._plan(),
             host_signature=call(f"def {self.entry}", arguments, ":"),
@@ -143,15 +151,12 @@ class _File(BackwardFile):
         for name in self.parts:
             steps.append(Allocate(name, query, (*pairs, parts), TORCH[Dtype.F32], zero=True))
         steps += self.launch_steps(part)
-        scale = shape.scales[0]
-        own = self.results[query]
-        cast = f"{own} = ({self.dq} * {scale!r}).to({query}.dtype)"
-        if scale != 1.0:
-            empty = f"{own} = torch.empty_like({query}, memory_format=torch.contiguous_format)"
-            cast = f"torch.mul({self.dq}, {scale!r}, out={own})"
-            steps.append(Lines((empty,)))
-        steps.append(Lines((*call("BACKWARD", [n for n, _, _ in self._arguments()], "").split("\n"),
-                            cast)))
+        steps.append(Allocate(self.results[query], query))
+        kernel = call("BACKWARD", [n for n, _, _ in self._arguments()], "")
+        blocks = f"triton.cdiv({self.dq}.numel(), {CAST})"
+        cast = call(f"{self.entry}_cast[({blocks},)]",
+                    [self.dq, self.results[query], f"{self.dq}.numel()"], "")
+        steps.append(Lines((*kernel.split("\n"), *cast.split("\n"))))
         for (number, _), name in zip(shape.sums, self.parts, strict=True):
             total = sum_over(variable(name), (-1,))
             steps.append(Let(number.leaf.name, total, after="[batch, heads]"))

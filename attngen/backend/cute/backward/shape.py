@@ -21,7 +21,7 @@ from attngen.ir.program import Program
 from attngen.ir.walk import walk
 
 HALVES = (Dtype.BF16, Dtype.F16)
-STEP = 32  # columns: two warpgroups share those of dQ, sixteen at a time
+STEP = 64  # columns: two warpgroups share those of dQ, a block of 32 numbers each
 REGISTERS = 256  # columns of keys and values whose sums a thread can hold beside a step of 64
 
 
