@@ -39,7 +39,12 @@ def choose_backward_backend(backward: Backward, target: Target, options: Options
 
 
 def generate_backward(
-    program: Program, plan: BackwardPlan, target: Target, options: Options, name: str
+    program: Program,
+    plan: BackwardPlan,
+    backward: Backward,
+    target: Target,
+    options: Options,
+    name: str,
 ) -> tuple[Emitted, bool]:
     """(the file, whether it loads rows by descriptors)."""
     from attngen.schedule.backward import choose_backward  # noqa: PLC0415 - not on a cache hit
@@ -47,10 +52,16 @@ def generate_backward(
     schedule = choose_backward(program, target)
     if name == "cute":
         from attngen.backend.cute.backward.emit import emit_cute_backward  # noqa: PLC0415
+        from attngen.backend.cute.backward.shape import shape_of  # noqa: PLC0415
         from attngen.schedule.cute_backward import choose_cute_backward  # noqa: PLC0415
 
-        ordered = options.get("gradients", "ordered") == "ordered"
-        tiles = choose_cute_backward(schedule.rows, program, ordered=ordered)
+        shape = shape_of(backward)
+        tiles = choose_cute_backward(
+            schedule.rows,
+            shape.columns,
+            carries=shape.carries,
+            ordered=options.get("gradients", "ordered") == "ordered",
+        )
         return emit_cute_backward(program, plan, tiles, target), True
     from attngen.backend.triton.backward.emit import emit_backward  # noqa: PLC0415 - see above
 

@@ -89,7 +89,9 @@ def generate_training(spec: Spec, request: Request) -> Training:
     plan = differentiate(program.attention, program.online)
     backward = backward_program(program, plan)
     choice = choose_backward_backend(backward, target, spec.options)
-    emitted, loads = generate_backward(program, plan, target, spec.options, choice.name)
+    emitted, loads = generate_backward(
+        program, plan, backward, target, spec.options, choice.name
+    )
     forward, forward_loads = _forward(training_program(program, backward), target, spec.options)
     return Training(
         request,
@@ -111,6 +113,8 @@ def _forward(kept: Program, target: Target, options: Options) -> tuple[Emitted, 
         choice = choose_backend(kept, target, own)
     except SpecError:  # what was asked for cannot keep these rows: Triton's forward can
         choice = Choice("triton", "")
+        own = {n: x for n, x in own.items() if n not in ("backend", *OF_CUTE)}
+    if choice.name == "triton":
         own = {n: x for n, x in own.items() if n not in ("backend", *OF_CUTE)}
     if choice.name == "cute":
         _, emitted = generate_cute(kept, target, own)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attngen.ir.program import Program
 from attngen.schedule.schedule import Schedule
+
+SHORT = 128  # columns of keys and values whose sums leave registers for steps of 128 queries
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,12 @@ class CuteBackwardSchedule:
 
 
 def choose_cute_backward(
-    rows: Schedule, program: Program, *, ordered: bool
+    rows: Schedule, columns: int, *, carries: bool, ordered: bool
 ) -> CuteBackwardSchedule:
-    """A good point for a program; rows: of the rows kernel; ordered: see the class."""
-    del program
-    return CuteBackwardSchedule(rows, ordered=ordered)
+    """A good point.
+
+    rows: of the rows kernel; columns: of keys and values together; carries: a pair keeps another
+    number than its weight for its derivative, which takes registers; ordered: see the class.
+    """
+    tile_m = 128 if columns <= SHORT and not carries else 64
+    return CuteBackwardSchedule(rows, tile_m=tile_m, ordered=ordered)

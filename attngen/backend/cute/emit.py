@@ -90,7 +90,7 @@ class _File:
             ("scale", repr(split.scale)),
             ("factor", repr(split.factor)),
             ("fixed", repr(self._fixed())),
-            ("runs", _tuple([f'("{name}", {function})' for name, function in f.runs])),
+            ("runs", tuple_text([f'("{name}", {function})' for name, function in f.runs])),
         ]
         fields += [(n, n) for n in (*_HOOKS, "per_tile", "per_row") if n in made]
         empty = {"row_streams": "()", "runs": "()", "numbers": "()", "fixed": "0.0"}

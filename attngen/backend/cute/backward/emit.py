@@ -72,6 +72,9 @@ class _File(BackwardFile):
         self.names = Names(OWN | {f.name for f in self.functions.made})
         for t in self.backward.program.attention.tensors:
             self.names.take(t.name)
+        self.ends = self.functions.limits.ends
+        for name in self.ends.values():
+            self.names.take(name)
         self.dq = self.names.take("dq_sum")
         self.turns = self.names.take("turns")
         self.parts = [self.names.take(f"{n.leaf.name}_parts") for n, _ in self.shape.sums]
@@ -147,6 +150,10 @@ class _File(BackwardFile):
             blocks = cdiv(sized.q_len, s.tile_m)
             steps.append(
                 Allocate(self.turns, query, (*pairs, blocks), "torch.int32", zero=True))
+        for tensor, name in self.ends.items():
+            search = call(f"{name} = torch.searchsorted",
+                          [tensor, tensor, "right=True", "out_int32=True"], "")
+            steps.append(Lines((search,)))
         parts = cdiv(sized.kv_len, s.tile_n) * WARPS
         for name in self.parts:
             steps.append(Allocate(name, query, (*pairs, parts), TORCH[Dtype.F32], zero=True))
@@ -178,6 +185,8 @@ class _File(BackwardFile):
             if own is not None and (t.name in streams or own in numbers or own in f.used):
                 out.append((t.name, own, argument_kind(t)))
         assert set(numbers) <= set(by_name)  # noqa: S101 - numbers are tensors
+        for tensor, name in self.ends.items():
+            out.append((name, name, f"i32 {len(attention.tensor(tensor).axes)} 0"))
         rank = len(attention.tensor(shape.query.tensor).axes)
         half = shape.half.value
         out.append((self.dq, "dq", f"f32 {rank} {shape.query.width}"))

@@ -47,6 +47,15 @@ class KeyHoisted(Hoisted):
         for child in children(e):
             self.hoist(child)
 
+    def _row(self, e: Expr) -> None:
+        """A value of a key: parts that are a head's are hoisted further."""
+        for x in walk(e):
+            if not x.axes & Axes.KEY and costly(x) and x not in self.printer.bound:
+                self._tile(x)
+        name = self.names.take("key_term")
+        self.row[name] = self.printer.text(e)
+        self.printer.bound[e] = f"at.{name}"
+
 
 class Functions:
     """Prints the functions of one backward.
@@ -89,9 +98,9 @@ class Functions:
     # ---- bounds and limits ----------------------------------------------------------------------
     def _limits(self) -> None:
         found = self.limits
-        low, high, full_low, full_high = found.tiles
-        self._add("tiles(at)", "Queries lo..hi are visited; those of the second range keep every "
-                  "key.", f"lo, hi = {low}, {high}", f"return lo, hi, {full_low}, {full_high}")
+        lines = [_range("lo, hi", "hull", found.outer), _range("low, high", "longest", found.full)]
+        self._add("tiles(at)", "Queries lo..hi are visited; those of low..high keep every key.",
+                  *lines, "return lo, hi, low, high")
         if found.first is not None:
             self._add("first_query(at, kv_idx)", "The first query that keeps a key.",
                       f"return {found.first}")
@@ -218,6 +227,12 @@ class Functions:
                 doc = f"Values that are the same for a whole {'head' if name == 'per_tile' else 'key'}."
                 head = "per_tile(at)" if name == "per_tile" else "per_key(at, kv_idx)"
                 self.made.insert(0, Function(head, doc, (f"return dict({items})",)))
+
+
+def _range(names: str, function: str, ranges: tuple[tuple[str, str], ...]) -> str:
+    if len(ranges) == 1:
+        return f"{names} = {', '.join(ranges[0])}"
+    return f"{names} = ops.{function}({', '.join(f'({low}, {high})' for low, high in ranges)})"
 
 
 def printer_factor(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attngen.backend.cute.backward.shape import NoShape
@@ -18,60 +19,78 @@ KEYS = ("k0", "k1")
 class KeyLimits:
     """Text of the hooks; None for a limit that is always there, or of a mask that has none.
 
-    exact: limits say it all; nested: later blocks of keys meet no query that earlier ones do not.
+    outer, full: ranges (low, high) of queries that are visited, that need no mask; exact: the limits
+    say all that the mask says; nested: later blocks of keys meet no query that earlier ones do not;
+    ends: tensors of sorted elements whose runs of equal ones are looked up, and by what name.
     """
 
-    tiles: tuple[str, str, str, str]
+    outer: tuple[tuple[str, str], ...]
+    full: tuple[tuple[str, str], ...]
     first: str | None
     end: str | None
     exact: bool
     nested: bool
+    ends: Mapping[str, str]
 
 
 class KeyPrinter(TilePrinter):
     """Bounds of a tile of keys over `at`; keys: the name of one key, or None."""
 
-    def __init__(self, attention: Attention, names: dict[str, str], key: str | None = None) -> None:
+    def __init__(
+        self,
+        attention: Attention,
+        names: dict[str, str],
+        ends: dict[str, str],
+        key: str | None = None,
+    ) -> None:
         super().__init__(attention, names)
         lengths = {n: t for n, t in self.variables.items() if n not in ("q0", "q1")}
-        self.variables = lengths | {"k0": "at.col0", "k1": "at.col1"}
+        self.variables, self.ends = lengths | {"k0": "at.col0", "k1": "at.col1"}, ends
         if key is not None:
             self.variables["k"] = key
 
     def _element(self, e: ix.Element, index: tuple[str, ...]) -> str:
-        if "k" in e.names:
-            index = tuple("at.key(kv_idx)" if x == "kv_idx" else x for x in index)
+        index = tuple("at.key(kv_idx)" if x == "kv_idx" else x for x in index)
         return f"ops.load({', '.join([f'at.{self.names[e.tensor]}', *index])})"
+
+    def _search(self, term: ix.FirstGe) -> str | None:
+        """Where the run of equal elements around a key ends: the host has looked it up."""
+        lead = tuple(self.text(i, True) for i in term.row.index[:-1])
+        if term.run is None or term.run[0] != "run_end":
+            raise NoScalarForm(str(term))
+        tensor = term.row.tensor
+        name = self.ends.setdefault(tensor, f"{self.names[tensor]}_ends")
+        place = self.text(term.run[1])
+        place = "at.key(kv_idx)" if place == "kv_idx" else place
+        return f"ops.load({', '.join([f'at.{name}', *lead, place])})"
 
 
 def limits(program: Program, names: dict[str, str]) -> KeyLimits:
     """The limits of a program. NoShape, NoScalarForm: why they cannot be printed."""
     way, mask = program.mask.transposed, program.online.mask
-    if len(way.outer) > 1 or len(way.full) > 1:
-        raise NoShape("masks of several ranges of queries")
     if program.mask.needs:
         raise NoShape("masks with divisors known at run time")
-    printer = KeyPrinter(program.attention, names)
-    outer, full = ("0", "0"), ("0", "0")
-    if way.outer:
-        outer = (printer.text(way.outer[0].lo), printer.text(way.outer[0].hi))
-    if way.full:
-        full = (printer.text(way.full[0].lo), printer.text(way.full[0].hi))
-    ends = ix.var(q_len(program.attention))
-    nested = bool(way.outer) and way.outer[0].hi is ends and nondecreasing(way.outer[0].lo)
+    ends: dict[str, str] = {}
+    printer = KeyPrinter(program.attention, names, ends)
+    outer, full = (
+        tuple((printer.text(r.lo), printer.text(r.hi)) for r in ranges) or (("0", "0"),)
+        for ranges in (way.outer, way.full)
+    )
+    last = ix.var(q_len(program.attention))
+    nested = len(way.outer) == 1 and way.outer[0].hi is last and nondecreasing(way.outer[0].lo)
     if mask is None:
-        return KeyLimits((*outer, *full), None, None, True, nested)
+        return KeyLimits(outer, full, None, None, True, nested, ends)
     if len(way.row) == 1 and not way.leftovers:
         try:
             low, high = way.row[0].lo, way.row[0].hi
-            own = KeyPrinter(program.attention, names, "kv_idx")
+            own = KeyPrinter(program.attention, names, ends, "kv_idx")
             first = None if low.constant == 0 else own.text(low)
-            end = None if high is ends else own.text(high)
+            end = None if high is last else own.text(high)
         except NoScalarForm:
             pass
         else:
-            return KeyLimits((*outer, *full), first, end, True, nested)
-    return KeyLimits((*outer, *full), None, None, False, nested)
+            return KeyLimits(outer, full, first, end, True, nested, ends)
+    return KeyLimits(outer, full, None, None, False, nested, ends)
 
 
 def q_len(attention: Attention) -> str:

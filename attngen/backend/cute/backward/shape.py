@@ -59,6 +59,16 @@ class BackwardShape:
     scales: tuple[float, float, float]
     sums: tuple[tuple[NumberSum, Expr], ...]
 
+    @property
+    def columns(self) -> int:
+        """Of the keys and the values together."""
+        return int(self.key.width) + int(self.value.width)
+
+    @property
+    def carries(self) -> bool:
+        """Whether a pair keeps another number than its weight for its derivative."""
+        return self.derivative.early is not self.weight
+
 
 class NoShape(Exception):  # noqa: N818 - a way out, not a mistake
     """The backward has no CuTe kernel; the message says why, in words."""
