@@ -9,7 +9,13 @@ from attngen.cutelib.fragments import as_operand, issue, pack
 from attngen.cutelib.lowrank import LowRank
 from attngen.cutelib.order import blocks_of, edges_of, walked
 from attngen.cutelib.producer import flagged, tile_at
-from attngen.cutelib.scores import apply_mask, apply_score, row_limits, tile_and_rows
+from attngen.cutelib.scores import (
+    apply_mask,
+    apply_score,
+    far_shift,
+    row_limits,
+    tile_and_rows,
+)
 from attngen.cutelib.tile import WARPGROUP, Places
 from cutlass import Float32, Int32, const_expr, cute, pipeline
 from cutlass.cute.nvgpu import warpgroup
@@ -111,8 +117,11 @@ class Consumer:
         plan = self.plan
         at, rows, limits = tile
         begin = n * self.schedule.tile_n
-        apply_score(plan, s, at, rows, self.places, begin)
         shift = self.lowrank.shift(at, begin)
+        if const_expr(plan.near is None):
+            apply_score(plan, s, at, rows, self.places, begin)
+        else:
+            shift = shift + far_shift(plan, s, at, rows, self.places, begin)
         if const_expr(masked):
             apply_mask(plan, s, rows, self.places, limits, begin, edges)
         softmax.weights(plan, self.reference, s, self.rows, shift, first, masked)

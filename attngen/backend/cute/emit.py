@@ -22,7 +22,8 @@ from attngen.ir.text import spec_text
 from attngen.schedule.cute import L2, CuteSchedule
 
 OWN = frozenset("torch ops Forward Plan Schedule Stream FORWARD PLAN flags tickets".split())
-_HOOKS = ("tiles", "finish", "first_key", "end_key", "keep", "slope", "column", "diagonal", "score")
+_HOOKS = ("tiles", "finish", "first_key", "end_key", "keep", "slope", "column", "diagonal",
+          "distance", "score")
 _SCALARS = {Dtype.F32: "f32", Dtype.I32: "i32", Dtype.BOOL: "i32"}
 WARPS = 4  # of a warpgroup
 
@@ -88,12 +89,12 @@ class _File:
             ("row_streams", _tuple([self._stream(x) for x in f.row_streams])),
             ("schedule", self._schedule(s)),
             ("scale", repr(split.scale)),
-            ("factor", repr(split.factor)),
+            ("near", repr(f.near)),
             ("fixed", repr(self._fixed())),
             ("runs", _tuple([f'("{name}", {function})' for name, function in f.runs])),
         ]
         fields += [(n, n) for n in (*_HOOKS, "per_tile", "per_row") if n in made]
-        empty = {"row_streams": "()", "runs": "()", "numbers": "()", "fixed": "0.0"}
+        empty = {"row_streams": "()", "near": "None", "runs": "()", "numbers": "()", "fixed": "0.0"}
         kept = [(n, text) for n, text in fields if empty.get(n) != text]
         lines = [f"    {n}={text}," for n, text in kept]
         return ["PLAN = Plan(", *lines, ")", "FORWARD = Forward(PLAN)"]

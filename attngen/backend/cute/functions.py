@@ -13,6 +13,7 @@ from attngen.ir import index as ix
 from attngen.ir.expr import Binary, Expr, Reduced, Row, Side, children
 from attngen.ir.program import Program
 from attngen.ir.walk import walk
+from attngen.passes.score import distance_of
 
 AT = frozenset(
     "b h h_kv row0 row1 q_len kv_len heads grid row key position with_values batch".split()
@@ -43,6 +44,7 @@ class Functions:
         self.row_streams: dict[Row, str] = {}
         self._inverses: dict[tuple[Expr, ...], str] = {}
         self._runs: dict[str, str] = {}
+        self.near: tuple[int, int] | None = None
         self._limits()
         self._tiles()
         self.runs = [(name, f"{name[:-5]}_row") for name in self._runs]
@@ -112,21 +114,28 @@ class Functions:
                         "diagonal.", parts.diagonal)
         if parts.plain:
             return
+        self._distance()
         roots = [e for e in (parts.core, parts.rest) if e is not None]
         lines, texts = statements(self.printer, Names(AT), *roots)
         core, rest = texts[0], texts[1:]
-        if rest and parts.terms != ("rest",):
+        if rest:  # by itself: terms of large numbers that cancel are added first
             lines.append(f"rest = {rest[0]}")
             rest = ["rest"]
-        added = " + ".join([*rest, *(n for n in parts.terms if n != "rest")])
-        if added and parts.factor != 1.0:
-            text = f"ops.fma(s, {parts.factor!r}, {added})"
-        else:
-            text = f"{core} + {added}" if added else core
+        text = " + ".join([core, *rest, *(n for n in parts.terms if n != "rest")])
         doc = "The score of a pair from its product s, without terms of the row; log2 units"
         doc += "." if parts.scale == 1.0 else f" over {parts.scale!r}."
         self._add("score(at, s, column, diagonal, q_idx, kv_idx)", doc,
                   [*lines, f"return {text}"])
+
+    def _distance(self) -> None:
+        """Far from the diagonal a clamped table is one number, which needs no work per score."""
+        parts = self.shape.split
+        found = None if parts.diagonal is None else distance_of(parts.diagonal)
+        if found is None or parts.terms != ("diagonal",) or parts.core is not parts.dot:
+            return
+        self.near = (found[1], found[2])
+        self._value("distance(at, q_idx, kv_idx)", "What the terms of the diagonal depend on.",
+                    found[0])
 
     def _value(self, head: str, doc: str, e: Expr) -> None:
         lines, (text,) = statements(self.printer, Names(AT), e)
