@@ -199,6 +199,10 @@ class Consumer:
     def again(self, block, flags, cq, ck, cv):
         """The tiles a first kernel flagged, those of every grid-th number from `block` on."""
         total, stride = self.at.grid[0] * self.at.grid[2], cute.arch.grid_dim()[0]
-        for i in cutlass.range(cute.ceil_div(total - block, stride), unroll=1):
-            if flagged(flags, block + i * stride, self.groups):
-                cq, ck, cv = self.tile(block + i * stride, cq, ck, cv)
+        count = (total - block + stride - 1) // stride
+        for chunk in cutlass.range((count + 31) // 32, unroll=1):
+            start = block + 32 * chunk * stride
+            mask = flagged(flags, start, stride, total, self.groups)
+            for i in cutlass.range(32, unroll=1):
+                if (mask >> i) & 1 == 1:
+                    cq, ck, cv = self.tile(start + i * stride, cq, ck, cv)
