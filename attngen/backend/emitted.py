@@ -33,7 +33,9 @@ class Emitted:
     function, which takes the spec's tensors and scalars in declaration order, allocates and returns
     the results as a tuple in the order of the spec, and checks nothing (the runtime has checked);
     outputs: names of the results; kernels: the device functions, for ahead-of-time compilation;
-    host: what the entry does, as plain data for a launcher without a compiler (triton/host.py).
+    host: what the entry does, as plain data for a launcher without a compiler (triton/host.py);
+    aligned: inputs it loads in units of 16 bytes (streams are, where the schedule's loads are
+    descriptors).
     """
 
     source: str
@@ -43,3 +45,4 @@ class Emitted:
     kernels: tuple[DeviceKernel, ...]
     host: tuple[Any, ...] = ()
     backend: str = "triton"
+    aligned: tuple[str, ...] = ()

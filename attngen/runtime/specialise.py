@@ -207,4 +207,5 @@ def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
         kernels=tuple(kernels),
         host=tuple(meta["host"]),
         backend=meta["backend"],
+        aligned=tuple(meta["aligned"]),
     )
