@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from attngen.cutelib.backward.plan import BackwardPlan
 from attngen.cutelib.plan import Plan
 from attngen.schedule.cute import CuteSchedule, shared
 
@@ -57,7 +58,7 @@ def binaries(source: str) -> list[dict[str, Any]]:
         return found
 
 
-def _describe(path: Path, plan: Plan) -> list[dict[str, Any]]:
+def _describe(path: Path, plan: Plan | BackwardPlan) -> list[dict[str, Any]]:
     usage = _cuobjdump("-res-usage", path)
     code = _cuobjdump("-sass", path)
     texts = dict(_functions(code))
@@ -80,8 +81,10 @@ def _describe(path: Path, plan: Plan) -> list[dict[str, Any]]:
     return out
 
 
-def _shared(plan: Plan) -> int:
+def _shared(plan: Plan | BackwardPlan) -> int:
     """Bytes of shared memory: it is asked for at the launch, the cubin does not say."""
+    if isinstance(plan, BackwardPlan):
+        return plan.shared_bytes
     s, query, value = plan.schedule, plan.query.width, plan.value.width
     return shared(CuteSchedule(s.tile_m, s.tile_n, s.stages, form="flat" if s.flat else "tile"),
                   query, value)

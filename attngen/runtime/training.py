@@ -89,9 +89,7 @@ def generate_training(spec: Spec, request: Request) -> Training:
     plan = differentiate(program.attention, program.online)
     backward = backward_program(program, plan)
     choice = choose_backward_backend(backward, target, spec.options)
-    emitted, loads = generate_backward(
-        program, plan, backward, target, spec.options, choice.name
-    )
+    emitted, loads = generate_backward(program, plan, backward, target, spec.options, choice.name)
     forward, forward_loads = _forward(training_program(program, backward), target, spec.options)
     return Training(
         request,

@@ -8,6 +8,9 @@ tiles). Only dS goes through shared memory, for dQ = dS K, which needs the keys 
 from __future__ import annotations
 
 import cutlass
+from cutlass import Float32, Int32, const_expr, cute, pipeline, range_constexpr
+from cutlass.cute.nvgpu import warpgroup
+
 from attngen.cutelib.backward.drain import EMPTY, FULL, THREADS
 from attngen.cutelib.backward.epilogue import Epilogue
 from attngen.cutelib.backward.pairs import (
@@ -21,8 +24,6 @@ from attngen.cutelib.backward.pairs import (
 from attngen.cutelib.backward.tiles import head_tile, steps_of, walk_of, walked
 from attngen.cutelib.fragments import as_operand, issue, pack, rows_columns
 from attngen.cutelib.tile import WARPGROUP
-from cutlass import Float32, Int32, const_expr, cute, pipeline, range_constexpr
-from cutlass.cute.nvgpu import warpgroup
 
 SWIZZLE = 128  # bytes of a row of a swizzled block
 WRITTEN = 1  # named barrier: dS is in shared memory
@@ -50,7 +51,8 @@ class Consumer:
         self.places = Places(thread)
         self.scores, self.sums, self.queries = kernel.products()
         s, kv, q = (
-            x.get_slice(self.group * WARPGROUP) for x in (self.scores, self.sums, self.queries))
+            x.get_slice(self.group * WARPGROUP) for x in (self.scores, self.sums, self.queries)
+        )
         self.k = s.make_fragment_A(s.partition_A(memory["k"]))
         self.v = s.make_fragment_A(s.partition_A(memory["v"]))
         self.q = s.make_fragment_B(s.partition_B(memory["q"]))
@@ -66,9 +68,11 @@ class Consumer:
         self.sum_slice = kv
         self.dq_shape = q.partition_shape_C((tile_m, self.plan.query.width))
         self.dk = cute.make_rmem_tensor(
-            dk.partition_shape_C((tile_n, self.plan.key.width)), Float32)
+            dk.partition_shape_C((tile_n, self.plan.key.width)), Float32
+        )
         self.dv = cute.make_rmem_tensor(
-            dv.partition_shape_C((tile_n, self.plan.value.width)), Float32)
+            dv.partition_shape_C((tile_n, self.plan.value.width)), Float32
+        )
         self.totals = cute.make_rmem_tensor(2 * max(len(self.plan.sum_names), 1), Float32)
         rings_of = self.plan.ring_of
         self.early = Numbers(self.plan.numbers, rings_of, memory, thread)
@@ -129,7 +133,8 @@ class Consumer:
         stages = {"q": cq.index, "o": co.index}
         p = self.sum_slice.make_fragment_A(self.operand)
         whole = weights(
-            plan, s, p, at, keys, self.places, self.early, stages, limits, masked, self.dtype)
+            plan, s, p, at, keys, self.places, self.early, stages, limits, masked, self.dtype
+        )
         if const_expr(whole):
             pack(p, as_operand(s), self.dtype)
         if const_expr(self.schedule.pin):
@@ -184,8 +189,14 @@ class Consumer:
             address = start + c // 4 * (64 * SWIZZLE) + chunk * 16
             cute.arch.inline_ptx(
                 "stmatrix.sync.aligned.m8n8.x4.shared.b16 [{$r0}], {{$r1}, {$r2}, {$r3}, {$r4}};",
-                read_only_args=[address, values[0, 2 * c], values[0, 2 * c + 1],
-                                values[1, 2 * c], values[1, 2 * c + 1]])
+                read_only_args=[
+                    address,
+                    values[0, 2 * c],
+                    values[0, 2 * c + 1],
+                    values[1, 2 * c],
+                    values[1, 2 * c + 1],
+                ],
+            )
         cute.arch.fence_view_async_shared()
         cute.arch.barrier_arrive(barrier_id=FULL + self.group, number_of_threads=THREADS)
 
@@ -204,4 +215,5 @@ def pin(packed) -> None:
         together = together | words[i]
     cute.arch.inline_ptx(
         "{ .reg .pred p; setp.lt.s32 p, {$r0}, 0; @p bar.arrive 15, 128; }",
-        read_only_args=[together])
+        read_only_args=[together],
+    )

@@ -9,11 +9,12 @@ tells how many have added theirs. Blocks of threads of a head run a step apart, 
 from __future__ import annotations
 
 import cutlass
+from cutlass import Int32, const_expr, cute, range_constexpr
+from cutlass.cute.nvgpu import cpasync
+
 from attngen.cutelib.backward.plan import BackwardPlan
 from attngen.cutelib.backward.tiles import head_tile, rank_of, steps_of, walk_of, walked
 from attngen.cutelib.tile import WARPGROUP
-from cutlass import Int32, const_expr, cute, range_constexpr
-from cutlass.cute.nvgpu import cpasync
 
 FULL, EMPTY = 2, 4  # named barriers + warpgroup: a part is written, its memory may be written again
 THREADS = WARPGROUP + 32
@@ -39,8 +40,12 @@ class Drain:
         walk = walk_of(plan, at)
         whole = cute.local_tile(self.map[None, None, at.h, at.b], self.box, (None, None))
         parts, goals = cpasync.tma_partition(
-            self.atom, 0, cute.make_layout(1),
-            cute.group_modes(self.memory, 0, 2), cute.group_modes(whole, 0, 2))
+            self.atom,
+            0,
+            cute.make_layout(1),
+            cute.group_modes(self.memory, 0, 2),
+            cute.group_modes(whole, 0, 2),
+        )
         last = Int32(-1)
         for i in cutlass.range(steps_of(walk), unroll=1):
             m = walked(i, walk)
@@ -87,7 +92,8 @@ class Drain:
         cute.arch.sync_warp()
         if cute.arch.lane_idx() == 0:
             cute.arch.red(
-                self._counter(at, m), Int32(1), op="add", dtype="s32", sem="release", scope="gpu")
+                self._counter(at, m), Int32(1), op="add", dtype="s32", sem="release", scope="gpu"
+            )
 
     def _counter(self, at, m):
         counters = getattr(self.at, self.plan.turns)

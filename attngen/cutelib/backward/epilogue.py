@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from cutlass import Float32, cute, range_constexpr
+from cutlass.cute.nvgpu import cpasync, warpgroup
+
 from attngen.cutelib import fragments
 from attngen.cutelib.backward.plan import BackwardPlan
 from attngen.cutelib.fragments import pack
 from attngen.cutelib.tile import WARPGROUP
 from attngen.cutelib.views import batch_of
-from cutlass import Float32, cute, range_constexpr
-from cutlass.cute.nvgpu import cpasync, warpgroup
 
 READ, STORED = 6, 7  # named barriers: both warpgroups have read K; STORED + warpgroup
 WARPS = 8
@@ -25,7 +26,7 @@ class Epilogue:
 
     @cute.jit
     def finish(self, block, head, batch, dk, dv):
-        """dV into the rows of V that this warpgroup alone read, dK once both have read K."""
+        """Store dV into the rows of V that this warpgroup alone read, dK once both have read K."""
         plan = self.plan
         dk.store(dk.load() * plan.dk_scale)
         if plan.dv_scale != 1.0:
@@ -47,8 +48,15 @@ class Epilogue:
         packed = cute.make_rmem_tensor(acc.shape, kernel.dtype)
         pack(packed, acc, kernel.dtype)
         one = fragments.hop.make_trivial_tiled_mma(
-            kernel.dtype, kernel.dtype, fragments.K_MAJOR, fragments.MN_MAJOR, Float32, (1, 1, 1),
-            (64, width), a_source=warpgroup.OperandSource.RMEM)
+            kernel.dtype,
+            kernel.dtype,
+            fragments.K_MAJOR,
+            fragments.MN_MAJOR,
+            Float32,
+            (1, 1, 1),
+            (64, width),
+            a_source=warpgroup.OperandSource.RMEM,
+        )
         atom = cute.make_copy_atom(cute.nvgpu.warp.StMatrix8x8x16bOp(False, 4), kernel.dtype)
         copy = cute.make_tiled_copy_C(atom, one).get_slice(self.thread % WARPGROUP)
         goal = self.memory[name][None, None, self.group]
@@ -60,8 +68,12 @@ class Epilogue:
         whole = self.maps[name][None, None, head, batch_of(stream, batch)]
         tile = cute.local_tile(whole, (64, stream.width), (block * 2 + self.group, 0))
         source, goal = cpasync.tma_partition(
-            self.atoms[name], 0, cute.make_layout(1),
-            cute.group_modes(place, 0, 2), cute.group_modes(tile, 0, 2))
+            self.atoms[name],
+            0,
+            cute.make_layout(1),
+            cute.group_modes(place, 0, 2),
+            cute.group_modes(tile, 0, 2),
+        )
         cute.copy(self.atoms[name], source, goal)
 
     @cute.jit

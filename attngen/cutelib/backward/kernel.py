@@ -5,8 +5,11 @@ the query heads that share its keys one after the other, so dK and dV need no at
 """
 
 import cuda.bindings.driver as cuda
-
 import cutlass
+from cutlass import Float32, cute, pipeline
+from cutlass.cute.nvgpu import cpasync, warpgroup
+from cutlass.memory import SmemAllocator
+
 from attngen.cutelib import fragments
 from attngen.cutelib.backward.consumer import Consumer
 from attngen.cutelib.backward.drain import Drain
@@ -16,9 +19,6 @@ from attngen.cutelib.backward.tiles import chunk_of, place_of
 from attngen.cutelib.fragments import swizzled
 from attngen.cutelib.tile import WARPGROUP, At
 from attngen.cutelib.views import canonical
-from cutlass import Float32, cute, pipeline
-from cutlass.cute.nvgpu import cpasync, warpgroup
-from cutlass.memory import SmemAllocator
 
 DTYPES = {"bf16": cutlass.BFloat16, "f16": cutlass.Float16}
 GROUPS = 2  # consumer warpgroups
@@ -70,14 +70,30 @@ class Kernel:
         q, k = views[plan.query.name], views[plan.key.name]
         heads, batch = q.shape[2], q.shape[3]
         blocks, pairs = cute.ceil_div(k.shape[0], s.tile_n), k.shape[2] * batch
-        geometry = (q.shape[0], k.shape[0], heads, heads // k.shape[2], blocks, k.shape[2], pairs,
-                    chunk_of(plan, q.shape[0], pairs))
+        geometry = (
+            q.shape[0],
+            k.shape[0],
+            heads,
+            heads // k.shape[2],
+            blocks,
+            k.shape[2],
+            pairs,
+            chunk_of(plan, q.shape[0], pairs),
+        )
         used = (plan.query.name, plan.seed.name, plan.key.name, plan.value.name)
         given = {n: x for n, x in arguments.items() if n not in views}
-        self.device({n: a for n, (a, _) in copies.items()}, {n: t for n, (_, t) in copies.items()},
-                    {n: views[n] for n in used}, given, geometry).launch(
-            grid=(blocks * pairs, 1, 1), block=(WARPGROUP * (1 + GROUPS), 1, 1), stream=stream,
-            min_blocks_per_mp=1)
+        self.device(
+            {n: a for n, (a, _) in copies.items()},
+            {n: t for n, (_, t) in copies.items()},
+            {n: views[n] for n in used},
+            given,
+            geometry,
+        ).launch(
+            grid=(blocks * pairs, 1, 1),
+            block=(WARPGROUP * (1 + GROUPS), 1, 1),
+            stream=stream,
+            min_blocks_per_mp=1,
+        )
 
     def layouts(self) -> dict:
         """Shared memory; made anew on the host and in the kernel, they are constants."""
@@ -97,14 +113,14 @@ class Kernel:
         """K in blocks of the columns that a warpgroup multiplies dS with."""
         plan, s = self.plan, self.plan.schedule
         kind = fragments.hop.get_smem_layout_atom(
-            fragments.LayoutEnum.ROW_MAJOR, self.dtype, self.box[1])
+            fragments.LayoutEnum.ROW_MAJOR, self.dtype, self.box[1]
+        )
         atom = warpgroup.make_smem_layout_atom(kind, self.dtype)
         return cute.tile_to_shape(atom, (s.tile_n, plan.key.width), order=(0, 1))
 
     def _result(self, width: int):
         """A result in the memory of the tile it belongs to: row by row the same addresses."""
-        kind = fragments.hop.get_smem_layout_atom(
-            fragments.LayoutEnum.ROW_MAJOR, self.dtype, width)
+        kind = fragments.hop.get_smem_layout_atom(fragments.LayoutEnum.ROW_MAJOR, self.dtype, width)
         atom = warpgroup.make_smem_layout_atom(kind, self.dtype)
         return cute.tile_to_shape(atom, (64, width, GROUPS), order=(0, 2, 1))
 
@@ -123,9 +139,18 @@ class Kernel:
         """(dK, dV): an operand in registers times rows of Q, of dO."""
         make, plan = fragments.hop.make_trivial_tiled_mma, self.plan
         return tuple(
-            make(self.dtype, self.dtype, fragments.K_MAJOR, fragments.MN_MAJOR, Float32,
-                 (GROUPS, 1, 1), (64, width), a_source=warpgroup.OperandSource.RMEM)
-            for width in (plan.key.width, plan.value.width))
+            make(
+                self.dtype,
+                self.dtype,
+                fragments.K_MAJOR,
+                fragments.MN_MAJOR,
+                Float32,
+                (GROUPS, 1, 1),
+                (64, width),
+                a_source=warpgroup.OperandSource.RMEM,
+            )
+            for width in (plan.key.width, plan.value.width)
+        )
 
     def storage(self, layouts: dict):
         """Shared memory of a block of threads."""
@@ -156,7 +181,6 @@ class Kernel:
     @cute.kernel
     def device(self, atoms: dict, maps: dict, views: dict, given: dict, geometry: tuple):
         """Barriers, then the roles."""
-        plan, s = self.plan, self.plan.schedule
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         if warp == 0:
             for atom in atoms.values():
@@ -199,10 +223,13 @@ class Kernel:
         """A ring of TMA loads: consumers give a stage back with one thread per warp."""
         group = pipeline.CooperativeGroup
         return pipeline.PipelineTmaAsync.create(
-            barrier_storage=barriers.data_ptr(), num_stages=stages,
+            barrier_storage=barriers.data_ptr(),
+            num_stages=stages,
             producer_group=group(pipeline.Agent.Thread, 1),
             consumer_group=group(pipeline.Agent.Thread, 4 * GROUPS),
-            tx_count=bytes_, defer_sync=True)
+            tx_count=bytes_,
+            defer_sync=True,
+        )
 
     def _memory(self, storage, layouts) -> dict:
         s = self.plan.schedule

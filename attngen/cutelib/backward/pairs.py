@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from cutlass import BFloat16, Float32, Int32, cute, min
+
 from attngen.cutelib.backward.plan import BackwardPlan
 from attngen.cutelib.fragments import column_of, rows_columns
 from attngen.cutelib.ops import Position, integer
 from attngen.cutelib.tile import At
-from cutlass import BFloat16, Float32, Int32, cute, min
 
 NEVER = 1 << 20  # more than any column
 
@@ -89,13 +90,13 @@ class Numbers:
 def weights(plan, acc, packed, at, keys, places, numbers, stages, limits, masked, dtype) -> bool:
     """Products become weights; what `after` needs of them stays in `acc`.
 
-    at: with row0 of the step; keys: `at` of each key. Whether `acc` holds the weights themselves: if
-    not, they are in `packed`, as an operand.
+    at: with row0 of the step; keys: `at` of each key. Whether `acc` holds the weights themselves;
+    if not, they are in `packed`, as an operand.
     """
     whole = True
     s, words = rows_columns(acc), cute.recast_tensor(packed, Int32)
     columns, diagonals = _terms(plan, at, keys, places), {}
-    low, high, near = _limits(limits, at, places) if masked else (None, None, None)
+    near = _limits(limits, at, places) if masked else None
     for c2 in range(cute.size(s, mode=[1]) // 2):
         given = numbers.pair(stages, c2)
         for r in range(2):
@@ -107,7 +108,8 @@ def weights(plan, acc, packed, at, keys, places, numbers, stages, limits, masked
                 if plan.diagonal is not None and step not in diagonals:
                     diagonals[step] = plan.diagonal(at, query, key)
                 p, kept = plan.before(
-                    keys[r], s[r, c], columns[r], diagonals.get(step), query, key, *given[e])
+                    keys[r], s[r, c], columns[r], diagonals.get(step), query, key, *given[e]
+                )
                 same = kept is p
                 if masked:
                     inside = near(c, r)
@@ -133,7 +135,7 @@ def _limits(limits: Limits, at: At, places: Places):
         kept = column_of(c) >= low[r]
         return kept & (column_of(c) < high[r]) if high else kept
 
-    return low, high, inside
+    return inside
 
 
 def _terms(plan: BackwardPlan, at: At, keys: list[At], places: Places) -> list[Any]:
@@ -149,7 +151,7 @@ def _zero_unless(inside, x):
 
 
 def derivatives(plan, kept, product, at, keys, places, numbers, stages, sums) -> None:
-    """dS in place of `product`, from what is kept of the weights; `sums` grow."""
+    """Derivatives in place of `product`, from what is kept of the weights; `sums` grow."""
     s, d = rows_columns(kept), rows_columns(product)
     for c2 in range(cute.size(s, mode=[1]) // 2):
         given = numbers.pair(stages, c2)
@@ -169,4 +171,6 @@ def pack_two(two, dtype):
     name = "bf16x2" if dtype is BFloat16 else "f16x2"
     return cute.arch.inline_ptx(
         f"cvt.rn.{name}.f32 {{$w0}}, {{$r0}}, {{$r1}};",
-        write_only_types=[Int32], read_only_args=[two[1], two[0]])
+        write_only_types=[Int32],
+        read_only_args=[two[1], two[0]],
+    )

@@ -1,4 +1,4 @@
-"""What a generated file says about its backward kernel: constants, streams, functions of the spec."""
+"""What a generated file says about its backward kernel: constants, streams, functions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class BackwardSchedule:
     """How the kernel is built.
 
     tile_m: queries of a step; tile_n: keys of a block of threads, 64 for each of its two consumer
-    warpgroups; stages: of the rings of Q, dO and dS; ordered: sums of dQ add up in the order of the key
-    blocks, so that two runs give the same bits; pin: keep the exponentials above the wait for dP;
+    warpgroups; stages: of the rings of Q, dO and dS; ordered: sums of dQ add up in the order of the
+    key blocks, so that two runs give the same bits; pin: keep exponentials above the wait for dP;
     l2: bytes of queries and their gradients of the heads that run side by side, 0 for all heads.
     """
 
@@ -23,6 +23,11 @@ class BackwardSchedule:
     ordered: bool = True
     pin: bool = False
     l2: int = 0
+
+    @property
+    def groups(self) -> int:
+        """Consumer warpgroups."""
+        return self.tile_n // 64
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,12 @@ class BackwardPlan:
     def aligned(self) -> frozenset[str]:
         """Arguments whose rows begin at multiples of 16 bytes."""
         return frozenset({x.tensor for x in self.streams} | set(self.ring_of))
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block of threads, without barriers."""
+        s = self.schedule
+        columns = self.query.width + self.seed.width
+        rows = s.tile_n * columns + s.stages * s.tile_m * columns + s.stages * s.tile_n * s.tile_m
+        dq = 64 * self.query.width * (2 if s.tile_m > 64 else 1)
+        return 2 * rows + 4 * (dq + s.stages * s.tile_m * len(self.ring_of))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import cutlass
+from cutlass import Float32, cute, pipeline, range_constexpr
+from cutlass.cute.nvgpu import cpasync
+
 from attngen.cutelib.backward.plan import BackwardPlan
 from attngen.cutelib.backward.tiles import head_tile, steps_of, walk_of, walked
 from attngen.cutelib.tile import At
 from attngen.cutelib.views import batch_of, head_of
-from cutlass import Float32, cute, pipeline, range_constexpr
-from cutlass.cute.nvgpu import cpasync
 
 
 class Source:
@@ -28,8 +29,11 @@ class Source:
     def _parts(self, name: str, head, batch, tile: tuple[int, int], at):
         block = cute.local_tile(self.maps[name][None, None, head, batch], tile, at)
         return cpasync.tma_partition(
-            self.atoms[name], 0, cute.make_layout(1),
-            cute.group_modes(self.memory[name], 0, 2), cute.group_modes(block, 0, 2),
+            self.atoms[name],
+            0,
+            cute.make_layout(1),
+            cute.group_modes(self.memory[name], 0, 2),
+            cute.group_modes(block, 0, 2),
         )
 
     @cute.jit

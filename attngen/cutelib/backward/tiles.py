@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import cutlass
+from cutlass import Boolean, Int32, Int64, const_expr, cute, max, min
+
 from attngen.cutelib.backward.plan import BackwardPlan
 from attngen.cutelib.ops import integer
 from attngen.cutelib.tile import At
-from cutlass import Boolean, Int32, Int64, const_expr, cute, max, min
 
 MANY = 1 << 30
 
@@ -72,8 +73,8 @@ def walk_of(plan: BackwardPlan, at: At):
 def walked(i, walk):
     """Query block of step i, from the last to the first.
 
-    Blocks of keys of a head then go side by side, each a step behind the one before it: the order in
-    which they add to dQ makes none of them wait, under a causal mask or a window.
+    Blocks of keys of a head then go side by side, each a step behind the one before it: the order
+    in which they add to dQ makes none of them wait, under a causal mask or a window.
     """
     return walk[3] - 1 - i
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from attngen.backend.cute.backward.functions import Functions
@@ -11,9 +12,9 @@ from attngen.backend.cute.emit import argument_kind, roles, tuple_text
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
 from attngen.backend.triton.backward.emit import BackwardFile, Part
-from attngen.backend.triton.backward.rows import RowsKernel
 from attngen.backend.triton.backward.ledger import TORCH, head_gradient
-from attngen.backend.triton.host import Allocate, Let, Step, host_lines
+from attngen.backend.triton.backward.rows import RowsKernel
+from attngen.backend.triton.host import Allocate, Let, Step
 from attngen.backend.triton.layout import head_axis, side_tensors
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.tensors import POINTER, sizes
@@ -108,11 +109,21 @@ class _File(BackwardFile):
         tiles = DeviceKernel(f"{self.entry}_tiles", {}, {}, (), 12, self.cute.stages)
         half = POINTER[self.shape.half]
         cast = DeviceKernel(
-            f"{self.entry}_cast", {"sums": "*fp32", "out": f"*{half}", "count": "i64"}, {},
-            ("sums", "out"), 4, 1)
+            f"{self.entry}_cast",
+            {"sums": "*fp32", "out": f"*{half}", "count": "i64"},
+            {},
+            ("sums", "out"),
+            4,
+            1,
+        )
         return Emitted(
-            wrap_source(source), self.entry, tuple(arguments),
-            tuple(f"d_{t}" for t in self.backward.plan.tensors), (self.device(part), tiles, cast), backend="cute")
+            wrap_source(source),
+            self.entry,
+            tuple(arguments),
+            tuple(f"d_{t}" for t in self.backward.plan.tensors),
+            (self.device(part), tiles, cast),
+            backend="cute",
+        )
 
     def _source(self, part: Part, arguments: list[str], host: list[str]) -> str:
         context = part.context
@@ -123,8 +134,10 @@ class _File(BackwardFile):
             facts=[wrap_fact(f"Schedule: {self.cute.describe()}")],
             descriptors=any(context.parameters.table[p].descriptor for p in part.parameters),
             helpers=render(
-                "triton/helpers.py.j2", helpers=set(context.printer.helpers),
-                tanh_approx=self.target.tanh_approx),
+                "triton/helpers.py.j2",
+                helpers=set(context.printer.helpers),
+                tanh_approx=self.target.tanh_approx,
+            ),
             kernel=self.kernel_text(part),
             cast=f"{self.entry}_cast",
             block=CAST,
@@ -137,39 +150,38 @@ class _File(BackwardFile):
 
     # ---- the host function ----------------------------------------------------------------------
     def _host(self, part: Part) -> list[str]:
-        shape, s = self.shape, self.cute
-        sized = sizes(self.backward.program.attention)
-        query = shape.query.tensor
+        query = self.shape.query.tensor
         steps: list[Step | Lines] = [*part.context.sizes.steps, *self.made_steps()]
-        steps += self.ledger.allocations
-        steps.append(Allocate(self.dq, query, None, "torch.float32", zero=True))
-        for row in (shape.key, shape.value):
-            steps.append(Allocate(self.results[row.tensor], row.tensor))
-        pairs = (sized.batch, sized.heads)
-        if s.ordered:
-            blocks = cdiv(sized.q_len, s.tile_m)
-            steps.append(
-                Allocate(self.turns, query, (*pairs, blocks), "torch.int32", zero=True))
-        for tensor, name in self.ends.items():
-            search = call(f"{name} = torch.searchsorted",
-                          [tensor, tensor, "right=True", "out_int32=True"], "")
-            steps.append(Lines((search,)))
-        parts = cdiv(sized.kv_len, s.tile_n) * WARPS
-        for name in self.parts:
-            steps.append(Allocate(name, query, (*pairs, parts), TORCH[Dtype.F32], zero=True))
-        steps += self.launch_steps(part)
+        steps += [*self.ledger.allocations, *self._memory(), *self.launch_steps(part)]
         steps.append(Allocate(self.results[query], query))
         kernel = call("BACKWARD", [n for n, _, _ in self._arguments()], "")
         blocks = f"triton.cdiv({self.dq}.numel(), {CAST})"
-        cast = call(f"{self.entry}_cast[({blocks},)]",
-                    [self.dq, self.results[query], f"{self.dq}.numel()"], "")
+        arguments = [self.dq, self.results[query], f"{self.dq}.numel()"]
+        cast = call(f"{self.entry}_cast[({blocks},)]", arguments, "")
         steps.append(Lines((*kernel.split("\n"), *cast.split("\n"))))
-        for (number, _), name in zip(shape.sums, self.parts, strict=True):
+        for (number, _), name in zip(self.shape.sums, self.parts, strict=True):
             total = sum_over(variable(name), (-1,))
             steps.append(Let(number.leaf.name, total, after="[batch, heads]"))
-        steps += self.ledger.finishing
-        steps.append(self.returned())
-        return host_lines(steps)  # type: ignore[arg-type] # Lines have lines()
+        steps += [*self.ledger.finishing, self.returned()]
+        return [line for step in steps for line in step.lines()]
+
+    def _memory(self) -> Iterator[Step | Lines]:
+        """What the kernel of tiles writes and counts in."""
+        shape, s = self.shape, self.cute
+        sized, query = sizes(self.backward.program.attention), shape.query.tensor
+        yield Allocate(self.dq, query, None, "torch.float32", zero=True)
+        for row in (shape.key, shape.value):
+            yield Allocate(self.results[row.tensor], row.tensor)
+        pairs = (sized.batch, sized.heads)
+        if s.ordered:
+            counts = (*pairs, cdiv(sized.q_len, s.tile_m))
+            yield Allocate(self.turns, query, counts, "torch.int32", zero=True)
+        for tensor, name in self.ends.items():
+            given = [tensor, tensor, "right=True", "out_int32=True"]
+            yield Lines((call(f"{name} = torch.searchsorted", given, ""),))
+        for name in self.parts:
+            counts = (*pairs, cdiv(sized.kv_len, s.tile_n) * WARPS)
+            yield Allocate(name, query, counts, TORCH[Dtype.F32], zero=True)
 
     # ---- the plan -------------------------------------------------------------------------------
     def _arguments(self) -> list[tuple[str, str, str]]:
@@ -184,7 +196,7 @@ class _File(BackwardFile):
             own = f.attributes.get(t.name)
             if own is not None and (t.name in streams or own in numbers or own in f.used):
                 out.append((t.name, own, argument_kind(t)))
-        assert set(numbers) <= set(by_name)  # noqa: S101 - numbers are tensors
+        assert set(numbers) <= set(by_name)
         for tensor, name in self.ends.items():
             out.append((name, name, f"i32 {len(attention.tensor(tensor).axes)} 0"))
         rank = len(attention.tensor(shape.query.tensor).axes)
@@ -220,8 +232,13 @@ class _File(BackwardFile):
             ("sum_names", tuple_text([repr(n) for n in self.parts])),
         ]
         fields += [(n, n) for n in (*_HOOKS, *_MORE) if n in made]
-        empty = {"sum_names": "()", "turns": "''", "dk_scale": "1.0", "dv_scale": "1.0",
-                 "nested": "False"}
+        empty = {
+            "sum_names": "()",
+            "turns": "''",
+            "dk_scale": "1.0",
+            "dv_scale": "1.0",
+            "nested": "False",
+        }
         lines = [f"    {n}={text}," for n, text in fields if empty.get(n) != text]
         return ["PLAN = BackwardPlan(", *lines, ")", "BACKWARD = Runner(PLAN)"]
 

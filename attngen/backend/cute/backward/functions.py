@@ -12,6 +12,7 @@ from attngen.backend.cute.printer import PairPrinter
 from attngen.backend.cute.split import ANCHOR
 from attngen.backend.triton.backward.program import Backward
 from attngen.backend.triton.names import Names
+from attngen.backend.triton.printer import scale_by
 from attngen.ir import build
 from attngen.ir.expr import (
     Axes,
@@ -99,20 +100,34 @@ class Functions:
     def _limits(self) -> None:
         found = self.limits
         lines = [_range("lo, hi", "hull", found.outer), _range("low, high", "longest", found.full)]
-        self._add("tiles(at)", "Queries lo..hi are visited; those of low..high keep every key.",
-                  *lines, "return lo, hi, low, high")
+        self._add(
+            "tiles(at)",
+            "Queries lo..hi are visited; those of low..high keep every key.",
+            *lines,
+            "return lo, hi, low, high",
+        )
         if found.first is not None:
-            self._add("first_query(at, kv_idx)", "The first query that keeps a key.",
-                      f"return {found.first}")
+            self._add(
+                "first_query(at, kv_idx)",
+                "The first query that keeps a key.",
+                f"return {found.first}",
+            )
         if found.end is not None:
-            self._add("end_query(at, kv_idx)", "The query after the last that keeps a key.",
-                      f"return {found.end}")
+            self._add(
+                "end_query(at, kv_idx)",
+                "The query after the last that keeps a key.",
+                f"return {found.end}",
+            )
         mask = self.backward.program.online.mask
         if not found.exact and mask is not None:
             self._hoist(mask)
             lines, (text,) = statements(self.printer, Names(KEY_AT), mask)
-            self._add("keep(at, q_idx, kv_idx)", "Whether the mask keeps a pair.",
-                      *lines, f"return {text}")
+            self._add(
+                "keep(at, q_idx, kv_idx)",
+                "Whether the mask keeps a pair.",
+                *lines,
+                f"return {text}",
+            )
 
     # ---- a pair ---------------------------------------------------------------------------------
     def _hoist(self, *found: Expr | None) -> None:
@@ -129,60 +144,68 @@ class Functions:
         self.column, self.diagonal = column is not None, parts.diagonal is not None
         if column is not None:
             lines, (text,) = statements(self.printer, Names(KEY_AT), column)
-            self._add("column(at, kv_idx)", "Terms of the key alone, log2 units.", *lines,
-                      f"return {text}")
+            self._add(
+                "column(at, kv_idx)",
+                "Terms of the key alone.",
+                *lines,
+                f"return {text}",
+            )
         if parts.diagonal is not None:
             lines, (text,) = statements(self.printer, Names(KEY_AT), parts.diagonal)
-            self._add("diagonal(at, q_idx, kv_idx)", "Terms of kv_idx - q_idx alone: once per "
-                      "diagonal.", *lines, f"return {text}")
+            self._add(
+                "diagonal(at, q_idx, kv_idx)",
+                "Terms of kv_idx - q_idx alone: once per diagonal.",
+                *lines,
+                f"return {text}",
+            )
 
     def _column(self) -> Expr | None:
-        """Terms of a key, the linear ones measured from the first query of the step."""
+        """Terms of a key over `scale`; linear ones are measured from the step's first query."""
         parts = self.shape.split
         found = [] if parts.column is None else [parts.column]
         if parts.slope is not None:
-            found.append(Binary("mul", parts.slope, build.sub(Index("kv_idx"), ANCHOR)))
+            slope = scale_by(parts.slope, 1.0 / parts.scale)
+            found.append(Binary("mul", slope, build.sub(Index("kv_idx"), ANCHOR)))
         return build.total(found) if found else None
 
     def _before(self) -> None:
         """From the product: the weight, and the factor of the derivative that it decides."""
-        parts, d = self.shape.split, self.shape.derivative
-        names, printer = Names(KEY_AT), self.printer
+        d, names, printer = self.shape.derivative, Names(KEY_AT), self.printer
         kept = dict(printer.bound)
         numbers = self._numbers(d.early, self.shape.weight)
         lines: list[str] = []
-        plain = parts.factor != 1.0 or parts.core is parts.dot
-        if not plain:
-            more, (text,) = statements(printer, names, parts.core)
-            lines += [*more, f"x = {text}"]
-            printer.bound[parts.core] = "x"
-        lines.append(f"p = ops.exp2({self._exponent(plain, names, lines)})")
+        lines.append(f"p = ops.exp2({self._exponent(names, lines)})")
         printer.bound[self.shape.score] = "p"
         more, (weight, early) = statements(printer, names, self.shape.weight, d.early)
         parameters = ", ".join([_PAIR, *numbers])
-        self._add(f"before({parameters})", "The weight of a pair from its product s; with it, what "
-                  "its derivative multiplies.", *lines, *more, f"return {weight}, {early}")
+        self._add(
+            f"before({parameters})",
+            "The weight of a pair from its product s; with it, what its derivative multiplies.",
+            *lines,
+            *more,
+            f"return {weight}, {early}",
+        )
         self.numbers = tuple(numbers)
         printer.bound.clear()
         printer.bound.update(kept)
 
-    def _exponent(self, plain: bool, names: Names, lines: list[str]) -> str:
-        """score * log2(e) less the normaliser, one multiply-add where it can be."""
-        parts, terms = self.shape.split, []
+    def _exponent(self, names: Names, lines: list[str]) -> str:
+        """Log2 of the weight, one multiply-add; lines: what comes before it."""
+        parts, x = self.shape.split, "s"
+        if parts.core is not parts.dot:
+            more, (text,) = statements(self.printer, names, parts.core)
+            lines += [*more, f"x = {text}"]
+            self.printer.bound[parts.core] = x = "x"
+        terms = [x]
         if parts.rest is not None:
             more, (text,) = statements(self.printer, names, parts.rest)
             lines += [*more, f"rest = {text}"]
             terms.append("rest")
         terms += [n for n in ("column", "diagonal") if getattr(self, n)]
-        norm = self.attributes[self.norm]
-        added = f"{' + '.join(terms)} - {norm}" if terms else f"-{norm}"
-        factor = parts.factor if plain else parts.scale
-        if plain and parts.core is parts.dot:
-            factor = parts.scale if parts.factor == 1.0 else parts.factor
-        x = "s" if plain else "x"
-        if factor != 1.0:
-            return f"ops.fma({x}, {factor!r}, {added})"
-        return f"{x} + {added}" if terms else f"{x} - {norm}"
+        norm, total = self.attributes[self.norm], " + ".join(terms)
+        if parts.scale == 1.0:
+            return f"{total} - {norm}"
+        return f"ops.fma({total}, {parts.scale!r}, -{norm})"
 
     def _numbers(self, *roots: Expr) -> list[str]:
         """Bind the numbers per query that the expressions read; the normaliser is always one."""
@@ -202,8 +225,12 @@ class Functions:
         lines, (text,) = statements(printer, Names(KEY_AT), late)
         text = printer_factor(text)
         parameters = ", ".join(["at, kept, product, q_idx, kv_idx", *numbers])
-        self._add(f"after({parameters})", "The derivative of a pair's score, from the product of "
-                  "the second rows.", *lines, f"return kept * {text}")
+        self._add(
+            f"after({parameters})",
+            "The derivative of a pair's score, from the product of the second rows.",
+            *lines,
+            f"return kept * {text}",
+        )
         self.late_numbers = tuple(numbers)
         printer.bound.clear()
         printer.bound.update(kept)
@@ -217,14 +244,19 @@ class Functions:
         lines, texts = statements(self.printer, names, *roots)
         values = [f"ds * ops.real({t})" for t in texts]
         comma = "," if len(values) == 1 else ""
-        self._add("sums(at, ds, q_idx, kv_idx)", "What a pair adds to the gradients of numbers per "
-                  "head.", *lines, f"return {', '.join(values)}{comma}")
+        self._add(
+            "sums(at, ds, q_idx, kv_idx)",
+            "What a pair adds to the gradients of numbers per head.",
+            *lines,
+            f"return {', '.join(values)}{comma}",
+        )
 
     def _hoists(self) -> None:
         for name, values in (("per_tile", self.hoisted.tile), ("per_row", self.hoisted.row)):
             if values:
                 items = ", ".join(f"{n}={text}" for n, text in values.items())
-                doc = f"Values that are the same for a whole {'head' if name == 'per_tile' else 'key'}."
+                whole = "head" if name == "per_tile" else "key"
+                doc = f"Values that are the same for a whole {whole}."
                 head = "per_tile(at)" if name == "per_tile" else "per_key(at, kv_idx)"
                 self.made.insert(0, Function(head, doc, (f"return dict({items})",)))
 

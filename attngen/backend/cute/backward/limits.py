@@ -19,7 +19,7 @@ KEYS = ("k0", "k1")
 class KeyLimits:
     """Text of the hooks; None for a limit that is always there, or of a mask that has none.
 
-    outer, full: ranges (low, high) of queries that are visited, that need no mask; exact: the limits
+    outer, full: ranges (low, high) of queries that are visited, that need no mask; exact: limits
     say all that the mask says; nested: later blocks of keys meet no query that earlier ones do not;
     ends: tensors of sorted elements whose runs of equal ones are looked up, and by what name.
     """

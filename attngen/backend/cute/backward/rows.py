@@ -1,4 +1,4 @@
-"""The rows kernel as the CuTe kernel needs its numbers: defined at padding, terms of rows inside."""
+"""The rows kernel as the CuTe kernel needs its numbers: defined at padding, with row terms."""
 
 from __future__ import annotations
 

@@ -109,14 +109,27 @@ def shape_of(backward: Backward) -> BackwardShape:
         raise NoShape("queries or keys that are computed")
     if dq.of is not query or dk.of is not key:
         raise NoShape("queries or keys that are computed")
-    assert isinstance(value, Row)  # noqa: S101 - `_sums` has looked
-    assert isinstance(seed, Row)  # noqa: S101 - the product is of two rows
+    assert isinstance(value, Row)
+    assert isinstance(seed, Row)
     half = _rows(backward.program, query, key, value, seed)
     scales = tuple(_scale(backward, s) for s in (dq, dk, dv))
     factored = _derivative(derivative, product)
     return BackwardShape(
-        query, key, value, seed, half, score, parts, weight, factored, product, dq, dk, dv,
-        (scales[0], scales[1], scales[2]), tuple(_numbers(backward, factored)),
+        query,
+        key,
+        value,
+        seed,
+        half,
+        score,
+        parts,
+        weight,
+        factored,
+        product,
+        dq,
+        dk,
+        dv,
+        (scales[0], scales[1], scales[2]),
+        tuple(_numbers(backward, factored)),
     )
 
 
@@ -188,8 +201,10 @@ def _rows(program: Program, *rows: Row) -> Dtype:
         if not isinstance(row.width, int) or row.width % STEP:
             raise NoShape(f"{row.tensor} of {row.width} columns (a multiple of {STEP} is needed)")
     if int(key.width) + int(value.width) > REGISTERS:
-        raise NoShape(f"keys and values of {key.width} and {value.width} columns "
-                      f"(their sums fit registers up to {REGISTERS} together)")
+        raise NoShape(
+            f"keys and values of {key.width} and {value.width} columns "
+            f"(their sums fit registers up to {REGISTERS} together)"
+        )
     shared = [tuple(a.role for a in attention.tensor(r.tensor).axes) for r in (key, value)]
     if [("batch" in roles) for roles in shared] != [
         any(a.role == "batch" for a in attention.tensor(query.tensor).axes)
