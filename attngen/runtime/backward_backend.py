@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from attngen.core.diagnostics import SpecError
 from attngen.core.target import Target
 from attngen.runtime.backends import CUTE_TARGET, OF_TRITON, Choice, Options
 from attngen.runtime.settings import cute_installed, preferred_backend
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from attngen.backend.triton.backward.program import Backward
     from attngen.ir.backward import BackwardPlan
     from attngen.ir.program import Program
+    from attngen.runtime.specialise import Specialisation
 
 EVERY_KERNEL = ("loads", "loops", "precision")  # options of a spec that its backward follows too
 
@@ -76,3 +78,20 @@ def generate_backward(
     )
     loads = schedule.queries.loads == "descriptor"
     return emit_backward(program, plan, schedule, target), loads
+
+
+def backward_notes(made: Specialisation) -> list[str]:
+    """For `explain`: which backend the gradients of a CuTe kernel take, and why."""
+    asked = made.spec.options.get("backend")
+    if made.emitted.backend != "cute" and asked != "cute":
+        return []
+    from attngen.backend.triton.backward.program import backward_program  # noqa: PLC0415
+    from attngen.passes.differentiate import differentiate  # noqa: PLC0415 - only to explain
+
+    program = made.program
+    try:
+        backward = backward_program(program, differentiate(program.attention, program.online))
+    except SpecError as error:
+        return [f"no gradients: {error.diagnostics[0].message}"]
+    choice = choose_backward_backend(backward, made.request.target, made.spec.options)
+    return [f"gradients by {choice.name}: {choice.reason}"]

@@ -91,7 +91,7 @@ def test_one_register_carries_a_softcap():
 
 
 def test_row_terms_leave_the_tiles():
-    """The slope times the query's position is a part of the normaliser that the rows kernel stores."""
+    """The slope times the query's position is in the normaliser that the rows kernel stores."""
     text = emitted(example("alibi_documents")).source
     rows, tiles = text.split("def per_tile", 1)
     assert "slope" in rows
