@@ -177,6 +177,15 @@ def test_walks_cover_the_mask(name, q_len, kv_len):
 
 
 @pytest.mark.parametrize(
+    ("name", "nested"),
+    [("flash", True), ("gemma2", False), ("alibi_documents", False), ("prefix_lm", False)],
+)
+def test_whose_turn_it_is(name, nested):
+    """Only where earlier blocks of keys meet all queries that later ones do is a block its turn."""
+    assert ("nested=True" in emitted(example(name)).source) is nested
+
+
+@pytest.mark.parametrize(
     ("name", "target", "options", "backend", "reason"),
     [
         ("flash", "sm_90", {"backend": "cute"}, "cute", "asked for"),
