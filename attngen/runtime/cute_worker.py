@@ -83,8 +83,9 @@ def _describe(path: Path, plan: Plan) -> list[dict[str, Any]]:
 def _shared(plan: Plan) -> int:
     """Bytes of shared memory: it is asked for at the launch, the cubin does not say."""
     s, query, value = plan.schedule, plan.query.width, plan.value.width
-    return shared(CuteSchedule(s.tile_m, s.tile_n, s.stages, form="flat" if s.flat else "tile"),
-                  query, value)
+    return shared(
+        CuteSchedule(s.tile_m, s.tile_n, s.stages, form="flat" if s.flat else "tile"), query, value
+    )
 
 
 def _functions(code: str) -> list[tuple[str, str]]:
