@@ -1,4 +1,4 @@
-"""The schedule of a CuTe kernel: tiles, rings and what scores are measured from. docs/adr/0009."""
+"""The schedule of a CuTe kernel: tiles, rings and what scores are measured from. docs/adr/0012."""
 
 from __future__ import annotations
 
