@@ -86,8 +86,9 @@ def _shared(plan: Plan | BackwardPlan) -> int:
     if isinstance(plan, BackwardPlan):
         return plan.shared_bytes
     s, query, value = plan.schedule, plan.query.width, plan.value.width
-    return shared(CuteSchedule(s.tile_m, s.tile_n, s.stages, form="flat" if s.flat else "tile"),
-                  query, value)
+    return shared(
+        CuteSchedule(s.tile_m, s.tile_n, s.stages, form="flat" if s.flat else "tile"), query, value
+    )
 
 
 def _functions(code: str) -> list[tuple[str, str]]:
