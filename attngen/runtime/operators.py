@@ -19,16 +19,19 @@ import torch
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Tensor
-from attngen.runtime.autograd import ORDINARY, Differentiated, has_gradient, placed, shapes
+from attngen.runtime.autograd import ORDINARY, Differentiated, has_gradient, shapes
 from attngen.runtime.checks import Call
 from attngen.runtime.fingerprint import digest
+from attngen.runtime.step import placed
 
 if TYPE_CHECKING:
     from attngen.runtime.kernel import Kernel
 
 Value = TypeVar("Value")
 _LOCK = threading.Lock()
-LIBRARY = torch.library.Library("attngen", "FRAGMENT")  # operators live as long as this does
+LIBRARY = torch.library.Library(  # type: ignore[no-untyped-call] # of torch
+    "attngen", "FRAGMENT"
+)  # operators live as long as this does
 
 
 class Operators:
@@ -109,23 +112,27 @@ def _define(name: str, kernel: Kernel) -> None:
     """Through `Library`: `custom_op` imports torch.compile, and its calls take longer."""
     run, fakes = kernel.operators.run, _Fakes(kernel)
     arguments = ", ".join(f"Tensor {_safe(t.name)}" for t in kernel.declared)
-    plain, training = f"{name}({arguments}) -> Tensor[]", f"{name}_training({arguments}) -> Tensor[]"
-    backward = f"{name}_backward(Tensor[] tensors, Tensor[] given) -> Tensor[]"
-    for schema, function, shapes in (
-        (plain, run.results, fakes.results),
-        (training, run.forward, fakes.forward),
-        (backward, run.backward, fakes.backward),
-    ):
-        LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        short = schema.partition("(")[0]
+    taken = f"({arguments}) -> Tensor[]"
+    schemas = {
+        name: (taken, run.results, fakes.results),
+        f"{name}_training": (taken, run.forward, fakes.forward),
+        f"{name}_backward": (
+            "(Tensor[] tensors, Tensor[] given) -> Tensor[]",
+            run.backward,
+            fakes.backward,
+        ),
+    }
+    for own, (schema, function, fake) in schemas.items():
+        LIBRARY.define(  # type: ignore[no-untyped-call] # of torch
+            own + schema, tags=(torch.Tag.pt2_compliant_tag,)
+        )
         for key in ("CPU", "CUDA"):
-            LIBRARY.impl(short, function, key)
-        torch.library.register_fake(f"attngen::{short}", shapes, lib=LIBRARY)
+            LIBRARY.impl(own, function, key)  # type: ignore[no-untyped-call] # of torch
+        torch.library.register_fake(f"attngen::{own}", fake, lib=LIBRARY)
     formula = _Formula(fakes, kernel.operators)
-    own = {"lib": LIBRARY}
-    torch.library.register_autograd(f"attngen::{name}_backward", _twice, **own)
+    torch.library.register_autograd(f"attngen::{name}_backward", _twice, lib=LIBRARY)
     torch.library.register_autograd(
-        f"attngen::{name}_training", formula.backward, setup_context=formula.setup, **own
+        f"attngen::{name}_training", formula.backward, setup_context=formula.setup, lib=LIBRARY
     )
 
 

@@ -16,7 +16,7 @@ from attngen.backend.triton.printer import LOG2E
 from attngen.backend.triton.tensors import Parameters, Sizes, sizes
 from attngen.backend.triton.text import call
 from attngen.backend.triton.wrap import wrap_fact, wrap_source
-from attngen.backend.value import product
+from attngen.backend.value import cdiv, product
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir.attention import Tensor
@@ -82,6 +82,7 @@ class _File:
             tuple(
                 DeviceKernel(n, {}, {}, (), warps, s.stages) for p in self.parts for n in p.names
             ),
+            schedule=self.schedule.describe(),
             backend="cute",
             aligned=tuple(sorted(aligned)),
         )
@@ -93,8 +94,7 @@ class _File:
             lines += part.launch(self.sizes)
         names = ", ".join(r.name for r in self.outputs.results)
         body = "\n".join(lines)
-        steps = [x for step in self.sizes.steps for x in step.lines()]
-        sizes_ = [x for x in steps if x.split(" = ")[0] in body]
+        sizes_ = [x for step in self.sizes.steps if step.name in body for x in step.lines()]
         returned = f"({names},)" if len(self.outputs.results) == 1 else names
         return [*sizes_, *lines, f"return {returned}"]
 
@@ -170,9 +170,9 @@ class Part:
         arguments = [t.name for t in self._inputs()] + [r.name for r in self.outputs.results]
         flags, tickets = f"flags{self.working}", f"tickets{self.working}"
         if self.schedule.reference == "first":
-            pairs = str(product([host.batch, host.heads]))
             warps = WARPS * (self.schedule.tile_m // 64)
-            lines.append(f"blocks = -(-{host.q_len} // {self.schedule.tile_m}) * {pairs}")
+            tiles = cdiv(host.q_len, self.schedule.tile_m)
+            lines.append(f"blocks = {product((tiles, host.batch, host.heads))}")
             lines.append(
                 f"{flags} = {self.outputs.query.name}.new_empty(({warps} * blocks,), "
                 "dtype=torch.int32)  # by warp"

@@ -186,7 +186,7 @@ class Context:
         results = {f"{r.name}_ptr" for r in self.outputs.results}
 
         def rank(name: str) -> int:
-            if name in results or name.endswith("_parts"):
+            if name in results or name.endswith("parts"):
                 return 1
             if self.parameters.table[name].type.startswith(("*", "tensordesc")):
                 return 0

@@ -13,7 +13,7 @@ from attngen.backend.triton.host import Let, Result, Return, Step, host_lines, h
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.outputs import Outputs, exact_numbers
 from attngen.backend.triton.pieces import device_kernel, kernel_piece, launch, stage_piece
-from attngen.backend.triton.split import Merge, Split, Stored, can_split
+from attngen.backend.triton.split import Merge, Split, Stored, buffer_name, buffers, can_split
 from attngen.backend.triton.tensors import Parameters
 from attngen.backend.triton.text import call
 from attngen.backend.triton.view import Stage
@@ -100,7 +100,8 @@ class _File:
         self, source: str, host: Sequence[Step], kernels: tuple[DeviceKernel, ...]
     ) -> Emitted:
         arguments = tuple(self._arguments())
-        return Emitted(source, self.entry, arguments, self._outputs(), kernels, host_plan(host))
+        plan, words = host_plan(host), self.schedule.describe()
+        return Emitted(source, self.entry, arguments, self._outputs(), kernels, plan, words)
 
     def _arguments(self) -> list[str]:
         return [t.name for t in self.program.attention.tensors if t.view is None]
@@ -208,7 +209,7 @@ class _SplitFile(_File):
                 merge_parameters,
                 MERGE_WARPS,
                 MERGE_STAGES,
-                self.schedule.max_registers,
+                dependent=self.target.dependent_launch,
             ),
         )
         return self._emitted(source, host, devices)
@@ -226,23 +227,34 @@ class _SplitFile(_File):
         per_group = sizes.q_len * (sizes.heads // heads) if sizes.groups else sizes.q_len
         most = value(self.target.multiprocessors * PROGRAMS_PER_SM) // variable("places")
         parts = smallest(cdiv(sizes.kv_len, LEAST_PART), most)
+        if split.facts.packed:  # upper bounds: nobody knows here how long each sequence is
+            rows = product([sizes.heads, sizes.q_len])
+            places = product([per_group // block + sizes.batch, heads])
+            merges = [Let("slots", sizes.q_len + sizes.batch)]
+            merged = product([variable("slots"), sizes.heads])
+        else:
+            rows = product([sizes.batch, sizes.heads, sizes.q_len])
+            places = product([sizes.batch, heads, cdiv(per_group, block)])
+            merges, merged = [], variable("rows")
         steps: list[Step] = [
             *sizes.steps,
             *merge.outputs.allocations(),
-            Let("rows", product([sizes.batch, sizes.heads, sizes.q_len])),
-            Let("places", product([sizes.batch, heads, cdiv(per_group, block)])),
+            Let("rows", rows),
+            Let("places", places),
             Let("splits", largest(1, parts)),
+            Let("cells", variable("rows") * variable("splits")),
+            *merges,
         ]
-        rows, splits = variable("rows"), variable("splits")
-        for s in stored:
-            shape = (rows, splits, value(s.block)) if s.block else (rows, splits)
-            query = merge.outputs.query.name
-            steps.append(Result(f"{s.name}_parts", query, shape, TORCH_PARTS[s.dtype]))
+        for dtype, width in buffers(stored).items():
+            name, query = buffer_name(dtype), merge.outputs.query.name
+            shape = (variable("cells") * width,)
+            steps.append(Result(name, query, shape, TORCH_PARTS[dtype]))
         options = self._options(self.schedule.warps, self.schedule.stages)
-        grid = (splits, variable("places"))
+        grid = (variable("splits"), variable("places"))
         steps.append(launch(first[0], grid, split.parameters, first[1], options))
         options = [f"num_warps={MERGE_WARPS}", f"num_stages={MERGE_STAGES}"]
-        steps.append(launch(second[0], (rows,), merge.parameters, second[1], options))
+        options += ["launch_pdl=True"] if self.target.dependent_launch else []
+        steps.append(launch(second[0], (merged,), merge.parameters, second[1], options))
         return [*steps, _returned(merge.outputs)]
 
 

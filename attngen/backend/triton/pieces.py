@@ -14,7 +14,8 @@ from attngen.backend.value import Value
 
 def stage_piece(s: Stage) -> dict[str, str]:
     """A step function, as the file template prints it."""
-    flag = ["PARTIAL: tl.constexpr"] if s.flagged else []
+    told = "partial" if s.condition else "PARTIAL: tl.constexpr"
+    flag = [told] if s.flagged else []
     signature = call(f"def {s.name}", [*s.parameters, *flag], ":")
     return {"signature": signature, "body": s.body, "any_kept_function": s.any_kept_function}
 
@@ -56,6 +57,7 @@ def device_kernel(
     warps: int,
     stages: int,
     max_registers: int | None = None,
+    dependent: bool = False,
 ) -> DeviceKernel:
     """What `triton.compile` needs to know about a kernel."""
     return DeviceKernel(
@@ -66,4 +68,5 @@ def device_kernel(
         warps,
         stages,
         max_registers,
+        dependent,
     )

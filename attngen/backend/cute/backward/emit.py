@@ -122,6 +122,7 @@ class _File(BackwardFile):
             tuple(arguments),
             tuple(f"d_{t}" for t in self.backward.plan.tensors),
             (self.device(part), tiles, cast),
+            schedule=self.cute.describe(),
             backend="cute",
         )
 

@@ -108,7 +108,10 @@ class BackwardFile:
         arguments += self.backward.given
         source = self._render(parts, host, arguments)
         outputs = tuple(f"d_{t}" for t in self.backward.plan.tensors)
-        return Emitted(source, self.entry, tuple(arguments), outputs, devices, host_plan(host))
+        words = f"{self.schedule.queries.describe()}; {self.schedule.keys.describe()}"
+        return Emitted(
+            source, self.entry, tuple(arguments), outputs, devices, host_plan(host), words
+        )
 
     def _render(self, parts: list[Part], host: list[Step], arguments: list[str]) -> str:
         context = parts[-1].context

@@ -153,7 +153,7 @@ class Stores:
         """The array a per-position gradient is stored in, and where in it."""
         k = self.kernel
         t = k.attention.tensor(of.tensor)
-        plain = [i.name for i in of.index if isinstance(i, Index)]
+        plain = [i.name for i in of.index if isinstance(i, Index) and i.name != "q_pos"]
         if len(plain) != len(of.index):
             raise not_built(f"the gradient of {t.name} at computed positions")
         if not reduces:

@@ -69,8 +69,8 @@ class TileKernel(BackwardContext):
         targets = [t for level in self.levels for t in self.backward.tiles.targets(level)]
         self._count(targets)
         sums = [self._row_sum(t) if isinstance(t, RowSum) else self._number_sum(t) for t in targets]
+        extra = self._tile_stores()  # may add to the tile's lines
         lines = list(self.binder.sections[TILE])
-        extra = self._tile_stores()
         lines += [line for s in sums for line in s.lines] + extra
         self.sums = {s.leaf: s for s in sums}
         inits = [(n, i) for s in sums for n, i in zip(s.names, s.inits, strict=True)]
