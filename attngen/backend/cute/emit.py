@@ -236,10 +236,12 @@ class Part:
 
 
 def roles(t: Tensor) -> tuple[str, ...]:
+    """Roles of its axes, in memory order."""
     return tuple(a.role for a in t.axes)
 
 
 def argument_kind(t: Tensor) -> str:
+    """How a plan describes an argument."""
     if t.is_scalar:
         return _SCALARS[t.dtype]
     last = t.axes[-1]
@@ -254,4 +256,5 @@ def _result_kind(r: Result, query: Tensor) -> str:
 
 
 def tuple_text(items: list[str]) -> str:
+    """The items as a tuple."""
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
