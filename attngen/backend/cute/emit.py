@@ -31,7 +31,7 @@ tiles finish first_key end_key keep slope column diagonal distance score per_til
 """.split()
 HOOKS = frozenset(_HOOKS)
 HOOKS_TAKEN = frozenset({"FORWARD"})
-_SCALARS = {Dtype.F32: "f32", Dtype.I32: "i32", Dtype.BOOL: "i32"}
+_SCALARS = {Dtype.F32: "f32", Dtype.I32: "i32"}
 WARPS = 4  # of a warpgroup
 
 

@@ -141,6 +141,10 @@ def test_a_row_without_keys_is_zero():
         (spec("  mask = kv_idx < n[b]", "  input n : i32[B]\n"), "conditions on keys alone"),
         (spec("  mask = kv_idx < 4 or q_pos - kv_idx < 9 and causal"), "several ranges"),
         (spec("").replace("half", "f32"), "16-bit float"),
+        (
+            spec("  mask = pairs[b, q_idx, kv_idx]", "  input pairs : bool[B, Sq, Skv]\n"),
+            "bool inputs (pairs)",
+        ),
         (spec("", out="  out = sum(sigmoid(score) * v)"), "without a softmax"),
     ],
 )
