@@ -31,7 +31,8 @@ class Emitted:
     (backend "cute"); entry: name of its host
     function, which takes the spec's tensors and scalars in declaration order, allocates and returns
     the results as a tuple in the order of the spec, and checks nothing (the runtime has checked);
-    outputs: names of the results; kernels: the device functions, for ahead-of-time compilation.
+    aligned: inputs it loads in units of 16 bytes (streams are, where the schedule's loads are
+    descriptors); outputs: names of the results; kernels: the device functions, for ahead-of-time compilation.
     """
 
     source: str
@@ -40,3 +41,4 @@ class Emitted:
     outputs: tuple[str, ...]
     kernels: tuple[DeviceKernel, ...]
     backend: str = "triton"
+    aligned: tuple[str, ...] = ()

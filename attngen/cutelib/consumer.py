@@ -9,7 +9,13 @@ from attngen.cutelib.fragments import as_operand, issue, pack
 from attngen.cutelib.lowrank import LowRank
 from attngen.cutelib.order import blocks_of, edges_of, walked
 from attngen.cutelib.producer import flagged, tile_at
-from attngen.cutelib.scores import apply_mask, apply_score, row_limits, tile_and_rows
+from attngen.cutelib.scores import (
+    apply_mask,
+    apply_score,
+    far_shift,
+    row_limits,
+    tile_and_rows,
+)
 from attngen.cutelib.tile import WARPGROUP, Places
 from cutlass import Float32, Int32, const_expr, cute, pipeline
 from cutlass.cute.nvgpu import warpgroup
@@ -111,8 +117,11 @@ class Consumer:
         plan = self.plan
         at, rows, limits = tile
         begin = n * self.schedule.tile_n
-        apply_score(plan, s, at, rows, self.places, begin)
         shift = self.lowrank.shift(at, begin)
+        if const_expr(plan.near is None):
+            apply_score(plan, s, at, rows, self.places, begin)
+        else:
+            shift = shift + far_shift(plan, s, at, rows, self.places, begin)
         if const_expr(masked):
             apply_mask(plan, s, rows, self.places, limits, begin, edges)
         softmax.weights(plan, self.reference, s, self.rows, shift, first, masked)
@@ -190,6 +199,10 @@ class Consumer:
     def again(self, block, flags, cq, ck, cv):
         """The tiles a first kernel flagged, those of every grid-th number from `block` on."""
         total, stride = self.at.grid[0] * self.at.grid[2], cute.arch.grid_dim()[0]
-        for i in cutlass.range(cute.ceil_div(total - block, stride), unroll=1):
-            if flagged(flags, block + i * stride, self.groups):
-                cq, ck, cv = self.tile(block + i * stride, cq, ck, cv)
+        count = (total - block + stride - 1) // stride
+        for chunk in cutlass.range((count + 31) // 32, unroll=1):
+            start = block + 32 * chunk * stride
+            mask = flagged(flags, start, stride, total, self.groups)
+            for i in cutlass.range(32, unroll=1):
+                if (mask >> i) & 1 == 1:
+                    cq, ck, cv = self.tile(start + i * stride, cq, ck, cv)

@@ -34,7 +34,7 @@ class Epilogue:
             for r in range(rows.count)
         ]
         if const_expr(plan.schedule.reference == "first"):
-            self._flag(rows, acc, totals, tile)
+            self._flag(rows, acc, totals, tile, at.grid[0] * at.grid[2])
         values = []
         for r in range_constexpr(rows.count):
             query = places.query(at, r)
@@ -57,7 +57,7 @@ class Epilogue:
         return _finite(rows.m[r])
 
     @cute.jit
-    def _flag(self, rows, acc, totals, tile):
+    def _flag(self, rows, acc, totals, tile, total):
         """Set the warp's flag if a row left the range in which the first reference is exact."""
         o = rows_columns(acc)
         bad = Boolean(False)
@@ -70,7 +70,7 @@ class Epilogue:
         flagged = Int32(1) if cute.arch.vote_any_sync(bad) else Int32(0)
         flags = self.flags
         if cute.arch.lane_idx() == 0:
-            flags[tile * (4 * self.kernel.groups) + self.thread // 32] = flagged
+            flags[self.thread // 32 * total + tile] = flagged
 
     @cute.jit
     def _rows(self, at, places, acc, values, stage, block, name, function):
@@ -80,12 +80,11 @@ class Epilogue:
         o = rows_columns(acc)
         out = cute.make_rmem_tensor(acc.shape, Float32)
         target = rows_columns(out)
+        pairs = cute.size(o, mode=[1]) // 2
+        reads = [self._pairs(at, places, x, pairs) for x in plan.row_streams]
         for r in range_constexpr(2):
-            query = places.query(at, r)
-            reads = [_row_of(x, at, query) for x in plan.row_streams]
-            for c in range_constexpr(cute.size(o, mode=[1])):
-                column = places.lane + fragments.column_of(c)
-                given = [x[column].to(Float32) for x in reads]
+            for c in range_constexpr(2 * pairs):
+                given = [x[c % 2, c // 2, r].to(Float32) for x in reads]
                 target[r, c] = function(at, values[r], o[r, c], *given)
         packed = cute.make_rmem_tensor(acc.shape, kernel.dtype)
         pack(packed, out, kernel.dtype)
@@ -107,6 +106,18 @@ class Epilogue:
             cute.copy(self.atoms[name], source, goal)
             cute.arch.cp_async_bulk_commit_group()
 
+    def _pairs(self, at: At, places: Places, stream, pairs: int):
+        """Elements of a stream of the queries at the places of the sums, two columns a load."""
+        words = cute.make_rmem_tensor((pairs, 2), Int32)
+        view = getattr(at, stream.name)
+        head, batch = head_of(stream, view, at.h, at.heads), batch_of(stream, at.b)
+        for r in range(2):
+            row = cute.recast_tensor(view[at.row(places.query(at, r)), None, head, batch], Int32)
+            for i in range(pairs):
+                words[i, r] = row[places.lane // 2 + 4 * i]
+        elements = cute.recast_ptr(words.iterator, dtype=self.kernel.dtype)
+        return cute.make_tensor(elements, cute.make_layout((2, pairs, 2)))
+
     @cute.jit
     def wait(self):
         """Until the stores have read shared memory."""
@@ -117,13 +128,6 @@ class Epilogue:
 @cute.jit
 def _finite(m):
     return Float32(0.0) if m == -Float32.inf else m
-
-
-def _row_of(stream, at: At, query):
-    """Row of a stream of the queries, as a vector over its columns."""
-    view = getattr(at, stream.name)
-    head = head_of(stream, view, at.h, at.heads)
-    return view[at.row(query), None, head, batch_of(stream, at.b)]
 
 
 def _place(plan: Plan, tensor, at: At, row, number) -> None:

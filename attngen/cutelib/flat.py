@@ -11,7 +11,7 @@ import cutlass
 from attngen.cutelib import softmax
 from attngen.cutelib.consumer import Consumer
 from attngen.cutelib.order import blocks_of, edges_of, place_of
-from attngen.cutelib.producer import Source, at_of, flagged
+from attngen.cutelib.producer import Source, at_of, count_of, flagged
 from attngen.cutelib.runs import Run, find
 from attngen.cutelib.scores import row_limits, tile_and_rows
 from cutlass import Boolean, Int32, const_expr, cute, pipeline, range_constexpr
@@ -40,51 +40,60 @@ class FlatSource(Source):
 
     @cute.jit
     def all(self, block, tickets, flags, board, sq, sk, sv):
-        """Every tile of this block of threads, then the sentinel."""
+        """Every tile of this block of threads, then the sentinel.
+
+        The next tile is drawn and its bounds are found when the first loads of this one are on
+        their way, so that a search never keeps the consumers waiting.
+        """
         total = self.at.grid[0] * self.at.grid[2]
-        ticket, slot, go = Int32(block), Int32(0), Boolean(True)
-        while go:
-            tile, ticket = self._drawn(ticket, total, tickets, flags)
-            place, head, batch = place_of(cutlass.max(tile, 0), self.at.grid)
-            bounds = self._announced(board, slot, tile, place, head, batch)
-            n_max, n_right, n_left, n_min = bounds[:4]
-            if tile < 0:  # queries are loaded once more, only to turn the barrier
-                n_max, n_right, n_left, n_min = Int32(0), Int32(0), Int32(0), Int32(0)
+        tile, ticket, mask = self._drawn(Int32(block), Int32(0), total, tickets, flags, block)
+        slot = Int32(0)
+        place, head, batch, n_max, n_right, n_left, n_min = self._announced(board, slot, tile)
+        while tile >= 0:
             bounds = (n_max, n_right, n_left, n_min)
-            sq, sk, sv = self.blocks(bounds, place, head, batch, sq, sk, sv)
+            parts = self.parts(place, head, batch)
+            sq = self.queries(parts, sq)
+            count = count_of(bounds)
+            ahead = cutlass.min(count, self.plan.schedule.stages)
+            sk, sv = self.range(parts, bounds, 0, ahead, sk, sv)
+            tile, ticket, mask = self._drawn(ticket, mask, total, tickets, flags, block)
             slot = (slot + 1) % SLOTS
-            go = tile >= 0
+            place, head, batch, n_max, n_right, n_left, n_min = self._announced(board, slot, tile)
+            sk, sv = self.range(parts, bounds, ahead, count, sk, sv)
+        # queries are loaded once more, only to turn the barrier of the sentinel
+        self.queries(self.parts(place, head, batch), sq)
 
     @cute.jit
-    def _drawn(self, ticket, total, tickets, flags):
-        """(tile or -1, the next ticket): the next is asked for before this tile is loaded."""
+    def _drawn(self, ticket, mask, total, tickets, flags, block):
+        """(tile or -1, the ticket after it, flags of the tiles around it).
+
+        The next ticket is asked for before this tile is loaded. With flags: the next flagged tile;
+        mask: those of the tiles from ticket - 32 on that are not worked on yet.
+        """
         stride = cute.arch.grid_dim()[0]
         if const_expr(flags is not None):
-            skipped = self._skipped(flags, ticket, total)
-            while skipped:
-                ticket = ticket + stride
-                skipped = self._skipped(flags, ticket, total)
-        tile = ticket if ticket < total else Int32(-1)
-        following = ticket + stride
-        if const_expr(tickets is not None):
-            if ticket < total:
-                drawn = Int32(0)
-                if cute.arch.lane_idx() == 0:
-                    drawn = cute.arch.atomic_add(tickets.iterator, Int32(1))
-                following = cute.arch.shuffle_sync(drawn, 0) + stride
-        return tile, following
+            while (mask == 0) & (ticket < total):
+                mask = flagged(flags, ticket, stride, total, self.plan.schedule.groups)
+                ticket = ticket + 32 * stride
+            bit = 31 - _leading_zeros(mask)
+            tile = ticket - (32 - bit) * stride if mask != 0 else Int32(-1)
+            mask = mask ^ (Int32(1) << bit) if mask != 0 else mask
+        else:
+            tile = ticket if ticket < total else Int32(-1)
+            following = ticket + stride
+            if const_expr(tickets is not None):
+                if ticket < total:
+                    drawn = Int32(0)
+                    if cute.arch.lane_idx() == 0:
+                        drawn = cute.arch.atomic_add(tickets.iterator, Int32(1))
+                    following = cute.arch.shuffle_sync(drawn, 0) + stride
+            ticket = following
+        return tile, ticket, mask
 
     @cute.jit
-    def _skipped(self, flags, tile, total):
-        """Whether the tile exists and is not flagged."""
-        skipped = Boolean(False)
-        if tile < total:
-            skipped = not flagged(flags, tile, self.plan.schedule.groups)
-        return skipped
-
-    @cute.jit
-    def _announced(self, board, slot, tile, place, head, batch):
-        """Bounds of a tile, written to its slot for the consumers."""
+    def _announced(self, board, slot, tile):
+        """(row block, head, batch, bounds) of a tile, written to its slot for the consumers."""
+        place, head, batch = place_of(cutlass.max(tile, 0), self.at.grid)
         at = at_of(self.plan, self.at, place, head, batch)
         ends = []
         for i in range_constexpr(len(self.plan.runs)):
@@ -99,7 +108,12 @@ class FlatSource(Source):
             for i in range_constexpr(len(values)):
                 slots[i, slot] = values[i]
         cute.arch.sync_warp()
-        return bounds
+        return place, head, batch, bounds[0], bounds[1], bounds[2], bounds[3]
+
+
+def _leading_zeros(x):
+    """Zero bits before the highest one."""
+    return Int32(cute.arch.clz(x))
 
 
 class FlatConsumer(Consumer):

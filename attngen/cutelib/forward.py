@@ -60,6 +60,8 @@ class Kernel:
         self.dtype = DTYPES[plan.half]
         self.groups = s.tile_m // 64
         self.q_stages = 2 if s.flat else 1
+        # launched while the kernel before ends (its tickets' zeros, its flags), which it then awaits
+        self.follows = again or s.flat
 
     # ---- host -----------------------------------------------------------------------------------
     @cute.jit
@@ -95,7 +97,7 @@ class Kernel:
         self.device({n: a for n, (a, _) in copies.items()}, {n: t for n, (_, t) in copies.items()},
                     views, others, given, geometry).launch(
             grid=(total, 1, 1), block=(WARPGROUP * (1 + self.groups), 1, 1), stream=stream,
-            min_blocks_per_mp=1)
+            min_blocks_per_mp=1, use_pdl=self.follows)
 
     def _streams(self) -> dict[str, Stream]:
         plan = self.plan
@@ -162,6 +164,8 @@ class Kernel:
                geometry: tuple):
         """Barriers, then the roles."""
         plan, s = self.plan, self.plan.schedule
+        if const_expr(self.follows):
+            cute.arch.griddepcontrol_wait()
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         if warp == 0:
             for atom in atoms.values():

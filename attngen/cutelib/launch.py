@@ -81,7 +81,8 @@ def _samples(plan: Plan) -> list[Any]:
     from cutlass.cute.runtime import make_fake_stream, make_fake_tensor  # noqa: PLC0415
 
     samples: list[Any] = []
-    loaded = {x.tensor for x in (plan.query, plan.key, plan.value)} | {n for n, _ in plan.rows}
+    streams = (plan.query, plan.key, plan.value, *plan.row_streams)
+    loaded = {x.tensor for x in streams} | {n for n, _ in plan.rows}
     for argument, kind in plan.arguments:
         if kind in ("i32", "f32"):
             samples.append(cutlass.Int32(1) if kind == "i32" else cutlass.Float32(1.0))

@@ -1,6 +1,6 @@
 """A score term u * k, k the key's position: sixteen more columns of Q and K instead of arithmetic.
 
-u over the plan's factor is split into three 16-bit numbers (24 bits); a key's place in its block is
+u over the plan's scale is split into three 16-bit numbers (24 bits); a key's place in its block is
 exact in one. The block's own position joins the reference of the softmax, one number per block.
 """
 
@@ -44,7 +44,7 @@ class LowRank:
         """The columns of Q: u, the same for all rows; a warpgroup writes the rows it reads."""
         if const_expr(self.plan.slope is not None):
             target, dtype = self.qx, self.qx.element_type
-            rest = Float32(self.plan.slope(at)) * (1.0 / self.plan.factor)
+            rest = Float32(self.plan.slope(at)) * (1.0 / self.plan.scale)
             mine, row = self.thread % WARPGROUP, self.group * 64
             parts = []
             for _ in range_constexpr(PARTS):

@@ -67,8 +67,9 @@ class Plan:
     half: "bf16" or "f16"; arguments: (name, kind) of everything the host passes, in order: kind
     "<dtype> <rank> <width>" (width: size of the last axis, 0 if known at run time), "i32" or "f32";
     rows: results with a feature axis, each with its function; numbers: results that are one number
-    per row; result_roles: axes of the results; scale: takes a score register to log2 units; factor:
-    takes a product register there, for `slope`; fixed: the reference of "fixed", log2 units.
+    per row; result_roles: axes of the results; scale: takes a score register to log2 units; near: the
+    diagonal term is the same for all distances <= near[0], and for all >= near[1]; fixed: the
+    reference of "fixed", log2 units.
 
     per_tile(at), per_row(at, q): values to have as attributes of `at`; runs: sorted rows whose runs
     of equal elements the mask follows (`at.<name>` is then a `runs.Run`; the form must be flat).
@@ -76,7 +77,7 @@ class Plan:
     Functions (trace time; `at` holds tensors, scalars and the tile's b, h, row0, row1, lengths):
     tiles(at) -> (lo, hi, full_lo, full_hi): keys visited, keys every query of the tile keeps;
     first_key(at, q), end_key(at, q): limits of one row, or None; keep(at, q, k): per element;
-    slope(at): log2 units per key; column(at, k); diagonal(at, k - q); score(at, s, column, diagonal,
+    slope(at): log2 units per key; column(at, k); diagonal(at, q, k), a function of distance(at, q, k); score(at, s, column, diagonal,
     q, k): log2 units over `scale`; finish(at, q, m, l) -> (values for the rows, numbers stored).
     """
 
@@ -91,7 +92,7 @@ class Plan:
     tiles: Hook
     finish: Hook
     scale: float = 1.0
-    factor: float = 1.0
+    near: tuple[int, int] | None = None
     fixed: float = 0.0
     first_key: Hook | None = None
     end_key: Hook | None = None
@@ -99,6 +100,7 @@ class Plan:
     slope: Hook | None = None
     column: Hook | None = None
     diagonal: Hook | None = None
+    distance: Hook | None = None
     score: Hook | None = None
     row_streams: tuple[Stream, ...] = field(default=())
     numbers: tuple[str, ...] = ()

@@ -61,9 +61,13 @@ class Source:
     def again(self, block, flags, sq, sk, sv):
         """The tiles a first kernel flagged, those of every grid-th number from `block` on."""
         total, stride = self.at.grid[0] * self.at.grid[2], cute.arch.grid_dim()[0]
-        for i in cutlass.range(cute.ceil_div(total - block, stride), unroll=1):
-            if flagged(flags, block + i * stride, self.plan.schedule.groups):
-                sq, sk, sv = self.tile(block + i * stride, sq, sk, sv)
+        count = (total - block + stride - 1) // stride
+        for chunk in cutlass.range((count + 31) // 32, unroll=1):
+            start = block + 32 * chunk * stride
+            mask = flagged(flags, start, stride, total, self.plan.schedule.groups)
+            for i in cutlass.range(32, unroll=1):
+                if (mask >> i) & 1 == 1:
+                    sq, sk, sv = self.tile(start + i * stride, sq, sk, sv)
 
     @cute.jit
     def tile(self, tile, sq, sk, sv):
@@ -74,35 +78,57 @@ class Source:
     @cute.jit
     def blocks(self, bounds, block, head, batch, sq, sk, sv):
         """The loads of a tile whose bounds are known."""
-        plan, s = self.plan, self.plan.schedule
+        parts = self.parts(block, head, batch)
+        sq = self.queries(parts, sq)
+        sk, sv = self.range(parts, bounds, 0, count_of(bounds), sk, sv)
+        return sq, sk, sv
+
+    def parts(self, block, head, batch):
+        """Partitions of the tensors for a row block of a head."""
+        plan, s, heads = self.plan, self.plan.schedule, self.at.heads
         q, k, v = plan.query, plan.key, plan.value
-        n_max, n_right, n_left, n_min = bounds[:4]
         keys, values = getattr(self.at, k.name), getattr(self.at, v.name)
-        heads = self.at.heads
-        rows = self._parts("q", q, head, batch_of(q, batch), (s.tile_m, q.width), (block, 0))
-        key = self._parts("k", k, head_of(k, keys, head, heads), batch_of(k, batch),
-                          (s.tile_n, k.width), (None, 0))
-        value = self._parts("v", v, head_of(v, values, head, heads), batch_of(v, batch),
-                            (s.tile_n, v.width), (None, 0))
-        self._load("q", rows, sq)
+        return (
+            self._parts("q", q, head, batch_of(q, batch), (s.tile_m, q.width), (block, 0)),
+            self._parts("k", k, head_of(k, keys, head, heads), batch_of(k, batch),
+                        (s.tile_n, k.width), (None, 0)),
+            self._parts("v", v, head_of(v, values, head, heads), batch_of(v, batch),
+                        (s.tile_n, v.width), (None, 0)),
+        )
+
+    @cute.jit
+    def queries(self, parts, sq):
+        """The queries of a tile."""
+        self._load("q", parts[0], sq)
         sq.advance()
+        return sq
+
+    @cute.jit
+    def range(self, parts, bounds, first, last, sk, sv):
+        """Keys and values of the steps first..last of a tile."""
+        n_max, n_right, n_left, n_min = bounds[:4]
         masked = n_max - n_right + n_left - n_min
-        for i in cutlass.range(masked + n_right - n_left, unroll=1):
+        for i in cutlass.range(first, last, unroll=1):
             n = walked(i, n_max, n_right, n_left)
             if i >= masked:
                 n = n_right - 1 - (i - masked)
-            self._load("k", key, sk, n)
+            self._load("k", parts[1], sk, n)
             sk.advance()
-            self._load("v", value, sv, n)
+            self._load("v", parts[2], sv, n)
             sv.advance()
-        return sq, sk, sv
+        return sk, sv
 
+
+def count_of(bounds):
+    """Number of blocks a tile walks."""
+    return bounds[0] - bounds[3]
 
 @cute.jit
-def flagged(flags, tile, groups):
-    """Whether a warp of the first kernel flagged a row of the tile."""
-    lane = cute.arch.lane_idx()
+def flagged(flags, start, stride, total, groups):
+    """Bit i: a warp of the first kernel flagged a row of tile start + i * stride."""
+    tile = start + cute.arch.lane_idx() * stride
     mine = Int32(0)
-    if lane < 4 * groups:
-        mine = flags[tile * (4 * groups) + lane]
-    return cute.arch.vote_any_sync(mine != 0)
+    if tile < total:
+        for warp in cutlass.range_constexpr(4 * groups):
+            mine = mine | flags[warp * total + tile]
+    return Int32(cute.arch.vote_ballot_sync(mine != 0))

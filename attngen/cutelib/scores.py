@@ -51,6 +51,22 @@ def apply_score(plan: Plan, acc, at: At, rows: list[At], places: Places, first) 
             s[r, c] = plan.score(rows[r], s[r, c], columns.get(offset), diagonals.get(step), query, key)
 
 
+@cute.jit
+def far_shift(plan: Plan, acc, at: At, rows, places: Places, first):
+    """Scores of one block, unless all of it is so far from the diagonal that its term is one
+    number: that number, in log2 units, is returned then, and the scores stay as they are."""
+    s = plan.schedule
+    shift = Float32(0.0)
+    query, key = Position(at.row0), Position(first)
+    least = plan.distance(at, query + (s.tile_m - 1), key).value
+    most = plan.distance(at, query, key + (s.tile_n - 1)).value
+    if (most > plan.near[0]) & (least < plan.near[1]):
+        apply_score(plan, acc, at, rows, places, first)
+    else:
+        shift = plan.scale * plan.diagonal(at, query, key)
+    return shift
+
+
 def row_limits(plan: Plan, at: At, places: Places, rows: int):
     """(first key, key after the last) of each row of the thread; None for no first key."""
     first, end = [], []

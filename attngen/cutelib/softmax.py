@@ -61,7 +61,7 @@ def weights(plan: Plan, reference, acc, rows: Rows, shift, first, masked) -> Non
 
 
 def _moves(plan: Plan) -> bool:
-    return plan.fixed != 0.0 or plan.slope is not None
+    return plan.fixed != 0.0 or plan.slope is not None or plan.near is not None
 
 
 def keeps_reference(reference: str) -> bool:

@@ -206,4 +206,5 @@ def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
         outputs=tuple(meta["outputs"]),
         kernels=tuple(kernels),
         backend=meta["backend"],
+        aligned=tuple(meta["aligned"]),
     )

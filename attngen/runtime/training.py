@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attngen.backend.emitted import Emitted
+from attngen.runtime.backends import AnySchedule, choose_backend, generate_cute
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.load import load_module
 from attngen.runtime.specialise import Request, Spec, emitted_meta, stored_emitted
@@ -81,23 +82,34 @@ def generate_training(spec: Spec, request: Request) -> Training:
         training_program,
     )
     from attngen.backend.triton.backward.program import backward_program  # noqa: PLC0415
-    from attngen.backend.triton.emit import emit  # noqa: PLC0415
     from attngen.passes.differentiate import differentiate  # noqa: PLC0415
-    from attngen.schedule.choose import choose  # noqa: PLC0415
 
     program, target = spec.program(request), request.target
     plan = differentiate(program.attention, program.online)
     backward = backward_program(program, plan)
     kept = training_program(program, backward)
-    forward = choose(kept, target, {**spec.options, "form": "tile"})
+    forward, emitted = _forward(kept, request, spec.options)
     schedule = _backward_schedule(program, request, spec.options)
     return Training(
         request,
-        emit(kept, forward, target),
+        emitted,
         emit_backward(program, plan, schedule, target),
         _wiring(program, backward),
         (forward.loads == "descriptor", schedule.queries.loads == "descriptor"),
     )
+
+
+def _forward(
+    kept: Program, request: Request, options: Mapping[str, str | int | bool]
+) -> tuple[AnySchedule, Emitted]:
+    """The forward that keeps rows, by the backend that the choice falls on."""
+    if choose_backend(kept, request.target, options).name == "cute":
+        return generate_cute(kept, request.target, options)
+    from attngen.backend.triton.emit import emit  # noqa: PLC0415 - not needed on a hit
+    from attngen.schedule.choose import choose  # noqa: PLC0415
+
+    schedule = choose(kept, request.target, {**options, "form": "tile"})
+    return schedule, emit(kept, schedule, request.target)
 
 
 def _backward_schedule(

@@ -13,16 +13,22 @@ from attngen.ir.walk import walk
 
 @dataclass(frozen=True)
 class Function:
-    """One function: its head `name(parameters)`, docstring and statements."""
+    """One function: its head `name(parameters)`, docstring and statements; wish: its first name."""
 
     head: str
     doc: str
     lines: tuple[str, ...]
+    wish: str = ""
 
     @property
     def name(self) -> str:
         """Its name."""
         return self.head.partition("(")[0]
+
+    @property
+    def parameters(self) -> str:
+        """Its parameters, with the closing bracket."""
+        return self.head.partition("(")[2]
 
 
 @dataclass

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from attngen.backend.cute.functions import Functions
+from dataclasses import replace
+
+from attngen.backend.cute.functions import Functions, Library
+from attngen.backend.cute.parts import parts_of
 from attngen.backend.cute.shape import Shape, shape_of
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
@@ -10,7 +13,7 @@ from attngen.backend.triton.layout import head_axis
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.outputs import Outputs, Result
 from attngen.backend.triton.printer import LOG2E
-from attngen.backend.triton.tensors import Parameters, sizes
+from attngen.backend.triton.tensors import Parameters, Sizes, sizes
 from attngen.backend.triton.text import call
 from attngen.backend.triton.wrap import wrap_fact, wrap_source
 from attngen.core.dtype import Dtype
@@ -21,8 +24,12 @@ from attngen.ir.program import Program
 from attngen.ir.text import spec_text
 from attngen.schedule.cute import L2, CuteSchedule
 
-OWN = frozenset("torch ops Forward Plan Schedule Stream FORWARD PLAN flags tickets".split())
-_HOOKS = ("tiles", "finish", "first_key", "end_key", "keep", "slope", "column", "diagonal", "score")
+OWN = frozenset("torch ops Forward Plan Schedule Stream FORWARD flags tickets blocks".split())
+_HOOKS = """
+tiles finish first_key end_key keep slope column diagonal distance score per_tile per_row
+""".split()
+HOOKS = frozenset(_HOOKS)
+HOOKS_TAKEN = frozenset({"FORWARD"})
 _SCALARS = {Dtype.F32: "f32", Dtype.I32: "i32", Dtype.BOOL: "i32"}
 WARPS = 4  # of a warpgroup
 
@@ -33,17 +40,21 @@ def emit(program: Program, schedule: CuteSchedule, target: Target) -> Emitted:
 
 
 class _File:
+    """The file: functions, the plan of each kernel, the host function."""
+
     def __init__(self, program: Program, schedule: CuteSchedule, target: Target) -> None:
         self.program, self.schedule, self.target = program, schedule, target
         self.attention = program.attention
-        self.shape: Shape = shape_of(program)
-        self.functions = Functions(program, self.shape)
-        made = frozenset(f.name for f in self.functions.made)
-        self.entry = Names(OWN | made).take(self.attention.name)
+        programs = parts_of(program)
+        self.entry = Names(OWN | HOOKS).take(self.attention.name)
+        library = Library(OWN | HOOKS_TAKEN | {self.entry})
+        self.parts = [
+            Part(part, _schedule_of(part, schedule), library, self.entry, number, len(programs))
+            for number, part in enumerate(programs)
+        ]
+        self.library = library
         self.sizes = sizes(self.attention)
-        self.outputs = Outputs(
-            self.attention, program.online, self.sizes, schedule.tile_m, Parameters()
-        )
+        self.outputs = self.parts[-1].outputs
 
     def emitted(self) -> Emitted:
         """The file."""
@@ -53,30 +64,76 @@ class _File:
             title=f"{self.attention.name}, forward, {self.target.name}: by attngen.",
             spec=spec_text(self.attention).strip(),
             facts=[wrap_fact(f"Schedule: {self.schedule.describe()}")],
-            functions=self.functions.made,
-            plan=self._plan(declared),
+            functions=self.library.functions,
+            plans=[part.plan() for part in self.parts],
             host_signature=call(f"def {self.entry}", [t.name for t in declared], ":"),
-            host_lines=self._host(declared),
+            host_lines=self._host(),
         )
-        name = f"{self.entry}_forward"
         s = self.schedule
-        kernel = DeviceKernel(name, {}, {}, (), WARPS * (s.tile_m // 64 + 1), s.stages)
+        warps = WARPS * (s.tile_m // 64 + 1)
+        own = {t.name for t in declared}
+        aligned = {x.tensor for part in self.parts for x in part.functions.row_streams} & own
         return Emitted(
             wrap_source(source),
             self.entry,
             tuple(t.name for t in declared),
             tuple(n for n, _ in self.program.online.outputs),
-            (kernel,),
+            tuple(DeviceKernel(p.name, {}, {}, (), warps, s.stages) for p in self.parts),
             "cute",
+            tuple(sorted(aligned)),
         )
 
-    # ---- the plan -------------------------------------------------------------------------------
-    def _plan(self, declared: list[Tensor]) -> list[str]:
+    def _host(self) -> list[str]:
+        """Sizes, then results, working memory and launch of each kernel."""
+        lines: list[str] = []
+        for part in self.parts:
+            lines += part.launch(self.sizes)
+        names = ", ".join(r.name for r in self.outputs.results)
+        body = "\n".join(lines)
+        sizes_ = [x for x in self.sizes.lines if x.split(" = ")[0] in body]
+        returned = f"({names},)" if len(self.outputs.results) == 1 else names
+        return [*sizes_, *lines, f"return {returned}"]
+
+
+def _schedule_of(part: Program, schedule: CuteSchedule) -> CuteSchedule:
+    """A constant reference only where the scores of this kernel are bounded."""
+    if schedule.reference == "fixed" and not shape_of(part).bounded:
+        return replace(schedule, reference="lazy")
+    return schedule
+
+
+class Part:
+    """One kernel of the file."""
+
+    def __init__(
+        self,
+        program: Program,
+        schedule: CuteSchedule,
+        library: Library,
+        entry: str,
+        number: int,
+        count: int,
+    ) -> None:
+        self.program, self.schedule = program, schedule
+        self.attention = program.attention
+        self.shape: Shape = shape_of(program)
+        self.functions = Functions(program, self.shape, library)
+        last = number == count - 1
+        self.name = f"{entry}_forward" if last else f"{entry}_part_{number + 1}"
+        self.constant = "FORWARD" if last else f"PART_{number + 1}"
+        self.working = "" if last else f"_{number + 1}"
+        sizes_ = sizes(self.attention)
+        self.outputs = Outputs(
+            self.attention, program.online, sizes_, schedule.tile_m, Parameters()
+        )
+
+    def plan(self) -> list[str]:
+        """The plan as a statement."""
         f, shape, s = self.functions, self.shape, self.schedule
-        made = {x.name for x in f.made}
         split = shape.split
+        declared = [t for t in self.attention.tensors if t.view is None]
         fields = [
-            ("name", repr(f"{self.entry}_forward")),
+            ("name", repr(self.name)),
             ("half", repr(shape.half.value)),
             ("query", self._stream(shape.query)),
             ("key", self._stream(shape.key)),
@@ -88,15 +145,36 @@ class _File:
             ("row_streams", _tuple([self._stream(x) for x in f.row_streams])),
             ("schedule", self._schedule(s)),
             ("scale", repr(split.scale)),
-            ("factor", repr(split.factor)),
+            ("near", repr(f.near)),
             ("fixed", repr(self._fixed())),
             ("runs", _tuple([f'("{name}", {function})' for name, function in f.runs])),
         ]
-        fields += [(n, n) for n in (*_HOOKS, "per_tile", "per_row") if n in made]
-        empty = {"row_streams": "()", "runs": "()", "numbers": "()", "fixed": "0.0"}
+        fields += [(n, f.hooks[n]) for n in _HOOKS if n in f.hooks]
+        empty = {"row_streams": "()", "runs": "()", "near": "None", "numbers": "()", "fixed": "0.0"}
         kept = [(n, text) for n, text in fields if empty.get(n) != text]
         lines = [f"    {n}={text}," for n, text in kept]
-        return ["PLAN = Plan(", *lines, ")", "FORWARD = Forward(PLAN)"]
+        return [f"{self.constant} = Forward(Plan(", *lines, "))"]
+
+    def launch(self, host: Sizes) -> list[str]:
+        """Results, working memory and launch; host: sizes in the host function."""
+        lines = [*self.outputs.allocations()]
+        declared = [t for t in self.attention.tensors if t.view is None]
+        arguments = [t.name for t in declared] + [r.name for r in self.outputs.results]
+        flags, tickets = f"flags{self.working}", f"tickets{self.working}"
+        if self.schedule.reference == "first":
+            pairs = " * ".join(x for x in (host.batch, host.heads) if x != "1") or "1"
+            warps = WARPS * (self.schedule.tile_m // 64)
+            lines.append(f"blocks = -(-{host.q_len} // {self.schedule.tile_m}) * {pairs}")
+            lines.append(
+                f"{flags} = {self.outputs.query.name}.new_empty(({warps} * blocks,), "
+                "dtype=torch.int32)  # by warp"
+            )
+            arguments.append(flags)
+        if self.schedule.form == "flat":
+            query = self.outputs.query.name
+            lines.append(f"{tickets} = {query}.new_zeros((1,), dtype=torch.int32)")
+            arguments.append(tickets)
+        return [*lines, call(self.constant, arguments, "")]
 
     def _stream(self, row: Row) -> str:
         t = self.attention.tensor(row.tensor)
@@ -140,29 +218,6 @@ class _File:
         """The middle of the bounds, in log2 units."""
         c = self.program.online.classes[0]
         return (c.low + c.high) / 2 * LOG2E if self.schedule.reference == "fixed" else 0.0
-
-    # ---- the host function ----------------------------------------------------------------------
-    def _host(self, declared: list[Tensor]) -> list[str]:
-        arguments = [t.name for t in declared] + [r.name for r in self.outputs.results]
-        lines = [*self.outputs.allocations()]
-        if self.schedule.reference == "first":
-            s = self.sizes
-            pairs = " * ".join(x for x in (s.batch, s.heads) if x != "1") or "1"
-            warps = WARPS * (self.schedule.tile_m // 64)
-            lines.append(f"blocks = -(-{s.q_len} // {self.schedule.tile_m}) * {pairs}")
-            lines.append(
-                f"flags = {self.outputs.query.name}.new_empty((blocks * {warps},), dtype=torch.int32)"
-                "  # by warp"
-            )
-        if self.schedule.form == "flat":
-            lines.append(f"tickets = {self.outputs.query.name}.new_zeros((1,), dtype=torch.int32)")
-        arguments += self._working()
-        names = ", ".join(r.name for r in self.outputs.results)
-        body = "\n".join(lines)
-        sizes_ = [x for x in self.sizes.lines if x.split(" = ")[0] in body]
-        comma = "," if len(self.outputs.results) == 1 else ""
-        returned = f"({names}{comma})" if comma else names
-        return [*sizes_, *lines, call("FORWARD", arguments, ""), f"return {returned}"]
 
 
 def _roles(t: Tensor) -> tuple[str, ...]:

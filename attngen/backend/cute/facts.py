@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attngen.backend.cute.parts import parts_of
 from attngen.backend.cute.shape import shape_of
 from attngen.core.dtype import Dtype
 from attngen.ir import index as ix
@@ -11,7 +12,8 @@ from attngen.schedule.cute import Traits
 
 
 def traits(program: Program) -> Traits:
-    """Of a program in which nothing is missing."""
+    """Of a program in which nothing is missing; of several kernels: of the last one."""
+    program = parts_of(program)[-1]
     shape, way = shape_of(program), program.mask.forward
     query, value = shape.query.width, shape.value.width
     if not isinstance(query, int) or not isinstance(value, int):

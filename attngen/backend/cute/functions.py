@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from attngen.backend.cute.body import Function, Hoisted, statements
 from attngen.backend.cute.printer import NoScalarForm, PairPrinter, TilePrinter
 from attngen.backend.cute.shape import Shape
@@ -13,20 +16,42 @@ from attngen.ir import index as ix
 from attngen.ir.expr import Binary, Expr, Reduced, Row, Side, children
 from attngen.ir.program import Program
 from attngen.ir.walk import walk
+from attngen.passes.score import distance_of
 
 AT = frozenset(
     "b h h_kv row0 row1 q_len kv_len heads grid row key position with_values batch".split()
 )
 
 
+class Library:
+    """The functions of a file, each once: kernels of one file share what they have in common."""
+
+    def __init__(self, taken: frozenset[str]) -> None:
+        self.functions: list[Function] = []
+        self._names = Names(taken)
+
+    def add(self, function: Function) -> str:
+        """The name of this function in the file."""
+        for f in self.functions:
+            same = f.wish == function.name and f.head.partition("(")[2] == function.parameters
+            if same and f.lines == function.lines:
+                return f.name
+        name = self._names.take(function.name)
+        head = f"{name}({function.parameters}"
+        self.functions.append(replace(function, head=head, wish=function.name))
+        return name
+
+
 class Functions:
     """Prints the functions of one program.
 
+    library: functions of the file; hooks: name in the file of each function of this program;
     attributes: name of each tensor at `at`.
     """
 
-    def __init__(self, program: Program, shape: Shape) -> None:
-        self.program, self.shape = program, shape
+    def __init__(self, program: Program, shape: Shape, library: Library) -> None:
+        self.program, self.shape, self.library = program, shape, library
+        self.hooks: dict[str, str] = {}
         self.names = Names(AT)
         self.attributes = {
             t.name: self.names.take(t.name) for t in program.attention.tensors if t.view is None
@@ -37,24 +62,28 @@ class Functions:
         self.printer.bound[ANCHOR] = "at.row0"
         self.printer.bound[shape.split.dot] = "s"
         self.hoisted = Hoisted(self.printer, self.names)
-        self.made: list[Function] = []
         self.numbers: list[str] = []
         self.rows: list[tuple[str, str]] = []
         self.row_streams: dict[Row, str] = {}
         self._inverses: dict[tuple[Expr, ...], str] = {}
         self._runs: dict[str, str] = {}
+        self.near: tuple[int, int] | None = None
         self._limits()
         self._tiles()
-        self.runs = [(name, f"{name[:-5]}_row") for name in self._runs]
-        for (_, function), text in zip(self.runs, self._runs.values(), strict=True):
-            self._add(f"{function}(at)", "Sorted elements; the mask follows runs of equal ones.",
-                      [f"return {text}"])
+        doc = "Sorted elements; the mask follows runs of equal ones."
+        self.runs = [
+            (name, self._add(f"{name[:-5]}_row(at)", doc, [f"return {text}"]))
+            for name, text in self._runs.items()
+        ]
         self._score()
         self._finish()
         self._hoists()
 
-    def _add(self, head: str, doc: str, lines: list[str]) -> None:
-        self.made.append(Function(head, doc, tuple(lines)))
+    def _add(self, head: str, doc: str, lines: Sequence[str]) -> str:
+        """A function of the file; its name there."""
+        name = self.library.add(Function(head, doc, tuple(lines)))
+        self.hooks[head.partition("(")[0]] = name
+        return name
 
     # ---- bounds and limits ----------------------------------------------------------------------
     def _limits(self) -> None:
@@ -112,21 +141,28 @@ class Functions:
                         "diagonal.", parts.diagonal)
         if parts.plain:
             return
+        self._distance()
         roots = [e for e in (parts.core, parts.rest) if e is not None]
         lines, texts = statements(self.printer, Names(AT), *roots)
         core, rest = texts[0], texts[1:]
-        if rest and parts.terms != ("rest",):
+        if rest:  # by itself: terms of large numbers that cancel are added first
             lines.append(f"rest = {rest[0]}")
             rest = ["rest"]
-        added = " + ".join([*rest, *(n for n in parts.terms if n != "rest")])
-        if added and parts.factor != 1.0:
-            text = f"ops.fma(s, {parts.factor!r}, {added})"
-        else:
-            text = f"{core} + {added}" if added else core
+        text = " + ".join([core, *rest, *(n for n in parts.terms if n != "rest")])
         doc = "The score of a pair from its product s, without terms of the row; log2 units"
         doc += "." if parts.scale == 1.0 else f" over {parts.scale!r}."
         self._add("score(at, s, column, diagonal, q_idx, kv_idx)", doc,
                   [*lines, f"return {text}"])
+
+    def _distance(self) -> None:
+        """Far from the diagonal a clamped table is one number, which needs no work per score."""
+        parts = self.shape.split
+        found = None if parts.diagonal is None else distance_of(parts.diagonal)
+        if found is None or parts.terms != ("diagonal",) or parts.core is not parts.dot:
+            return
+        self.near = (found[1], found[2])
+        self._value("distance(at, q_idx, kv_idx)", "What the terms of the diagonal depend on.",
+                    found[0])
 
     def _value(self, head: str, doc: str, e: Expr) -> None:
         lines, (text,) = statements(self.printer, Names(AT), e)
@@ -155,13 +191,13 @@ class Functions:
                 stored.append(text)
                 self.numbers.append(name)
         values = list(dict.fromkeys(self._inverses.values()))
-        row_lines = self._row_functions(printer, values)
+        row_functions = self._row_functions(printer, values)
         passed = ", ".join(values + [""]) if len(values) == 1 else ", ".join(values)
         kept = ", ".join(stored + [""]) if len(stored) == 1 else ", ".join(stored)
         self._add("finish(at, q_idx, m, l)",
                   "After the last key: l sums 2**(score - m). What its rows need; numbers stored.",
                   [*lines, f"return ({passed.strip()}), ({kept.strip()})"])
-        self.made += row_lines
+        self.rows = [(n, self._add(f.head, f.doc, f.lines)) for n, f in row_functions]
 
     def _inverse(self, printer: PairPrinter, moment: Reduced) -> list[str]:
         """Name 1 / normaliser of a moment."""
@@ -188,8 +224,11 @@ class Functions:
         lines.append(f"{name} = ops.rcp({safe}){note}")
         return lines
 
-    def _row_functions(self, printer: PairPrinter, values: list[str]) -> list[Function]:
-        out = []
+    def _row_functions(
+        self, printer: PairPrinter, values: list[str]
+    ) -> list[tuple[str, Function]]:
+        """(result, function of one element) of the results that are rows."""
+        out: list[tuple[str, Function]] = []
         streams: dict[Row, str] = {}
         for _, e in self.program.online.outputs:
             for x in walk(e):
@@ -205,11 +244,9 @@ class Functions:
             self.hoisted.hoist(e)
             lines, (text,) = statements(printer, Names(AT), e)
             unpack = f"{', '.join(values)}{',' if len(values) == 1 else ''} = row"
-            function = Names(AT | {f.name for f in self.made}).take(f"{name}_element")
-            head = f"{function}({', '.join(['at', 'row', 'acc', *streams.values()])})"
+            head = f"{name}_element({', '.join(['at', 'row', 'acc', *streams.values()])})"
             doc = f"One element of {name}, from its sum over the keys."
-            out.append(Function(head, doc, (unpack, *lines, f"return {text}")))
-            self.rows.append((name, function))
+            out.append((name, Function(head, doc, (unpack, *lines, f"return {text}"))))
         return out
 
     def _moment(self, x: Reduced) -> str:
@@ -222,7 +259,7 @@ class Functions:
                 head = f"{name}(at)" if name == "per_tile" else f"{name}(at, q_idx)"
                 doc = f"Values that are the same for a whole {name[4:]}."
                 items = ", ".join(f'"{n}": {text}' for n, text in values.items())
-                self.made.insert(0, Function(head, doc, (f"return {{{items}}}",)))
+                self._add(head, doc, [f"return {{{items}}}"])
 
 
 def _numbers(e: Expr) -> list[Reduced]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from attngen.backend.cute.parts import parts_of
 from attngen.backend.cute.printer import NoScalarForm, TilePrinter
 from attngen.backend.cute.split import Split, split
 from attngen.backend.triton.step import bounded
@@ -35,7 +36,12 @@ class Shape:
 
 def missing(program: Program) -> list[str]:
     """What of the program a CuTe kernel cannot do yet, in words; empty if it can do it."""
-    return [*_storage(program), *_sums(program), *_mask(program), *_numbers(program)]
+    found = [
+        x
+        for part in parts_of(program)
+        for x in (*_storage(part), *_sums(part), *_mask(part), *_numbers(part))
+    ]
+    return list(dict.fromkeys(found))
 
 
 def shape_of(program: Program) -> Shape:

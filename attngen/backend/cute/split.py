@@ -1,8 +1,8 @@
 """A score as a kernel evaluates it: what leaves the loop, what becomes part of the product.
 
-score * log2(e) == scale * x + slope * (kv_idx - row0) + row terms, x made of the product of the
-tensor cores, a value per column, a value per diagonal and the rest. Row terms never enter the loop
-(softmax does not see them) and are added to the logarithm of the sum. docs/adr/0009.
+score * log2(e) == scale * x + slope * (kv_idx - row0) + row terms, where x is a function of the
+product of the tensor cores plus a value per column, a value per diagonal and the rest. Row terms
+never enter the loop (softmax does not see them) and are added to the logarithm of the sum.
 """
 
 from __future__ import annotations
@@ -23,15 +23,13 @@ ANCHOR = Load("row0", (), "int")  # the first query of the tile: linear terms ar
 class Split:
     """The parts, in log2 units over `scale`; None for one that is absent.
 
-    dot: the product; core: x without the terms that follow, an expression over the dot; factor:
-    with which core multiplies the dot if it does nothing else, else 1; rest, column, diagonal: terms
-    of a pair, a key, a diagonal; slope: per key, in log2 units (not over scale); row: left out of
-    the loop, natural units.
+    dot: the product; core: x without the terms that follow, an expression over the dot; rest,
+    column, diagonal: terms of a pair, a key, a diagonal; slope: per key, in log2 units (not over
+    scale); row: left out of the loop, natural units.
     """
 
     dot: Dot
     scale: float
-    factor: float
     core: Expr
     rest: Expr | None = None
     slope: Expr | None = None
@@ -63,7 +61,7 @@ def split(weights: Weights, bounded: bool) -> Split | None:
     dot = dots[0]
     if bounded:  # measured from a constant: nothing may be left out
         core, scale = _factored(weights.score)
-        return Split(dot, scale, 1.0, core)
+        return Split(dot, scale, core)
     parts = split_score(weights.score)
     row = _row(parts)
     if parts.dot is None or not isinstance(parts.scale, float) or parts.scale <= 0:
@@ -73,27 +71,27 @@ def split(weights: Weights, bounded: bool) -> Split | None:
     if len(linear) == 1 and linear[0].key:
         slope = scale_by(build.mul(build.const(linear[0].key), linear[0].coefficient), LOG2E)
         linear = []
-    column = _sum(_log2(parts.column), *(_along_keys(x.coefficient, x.key) for x in linear))
     diagonal, rest = _diagonals(parts.rest)
-    factor = parts.scale * LOG2E
-    if column is None and diagonal is None and rest is None:
-        return Split(dot, factor, factor, dot, slope=slope, row=row)
-    rest, diagonal = _log2(rest), _log2(diagonal)
-    core = build.mul(build.const(factor), dot)
-    return Split(dot, 1.0, factor, core, rest, slope, column, diagonal, row)
+    # a term joins the product before the scale, which the exponent multiplies with anyway
+    over = 1.0 / parts.scale
+    rest, diagonal, column = (_scaled(e, over) for e in (rest, diagonal, parts.column))
+    linear_terms = (_along_keys(x.coefficient, x.key, over) for x in linear)
+    column = _sum(column, *linear_terms)
+    return Split(dot, parts.scale * LOG2E, dot, rest, slope, column, diagonal, row)
 
 
 def _general(dot: Dot, parts: ScoreParts, row: Expr | None) -> Split:
     """A score that is no multiple of its product plus terms: the product is inside a function."""
-    column = _sum(_log2(parts.column), *(_along_keys(x.coefficient, x.key) for x in parts.linear))
+    linear = (_along_keys(x.coefficient, x.key, LOG2E) for x in parts.linear)
+    column = _sum(_scaled(parts.column, LOG2E), *linear)
     diagonal, rest = _diagonals(parts.rest)
     terms = [x for x in (rest, parts.product) if x is not None and not build.is_number(x, 0)]
     value = build.total(terms)
     if column is None and diagonal is None:
         core, scale = _factored(value)
-        return Split(dot, scale, 1.0, core, row=row)
+        return Split(dot, scale, core, row=row)
     core = scale_by(value, LOG2E)
-    return Split(dot, 1.0, 1.0, core, None, None, column, _log2(diagonal), row)
+    return Split(dot, 1.0, core, None, None, column, _scaled(diagonal, LOG2E), row)
 
 
 def _row(parts: ScoreParts) -> Expr | None:
@@ -105,9 +103,9 @@ def _row(parts: ScoreParts) -> Expr | None:
     return _sum(*terms, parts.row)
 
 
-def _along_keys(coefficient: Expr, key: int) -> Expr:
-    """coefficient * key * (kv_idx - anchor) in log2 units; the first factors stay together."""
-    factor = scale_by(build.mul(build.const(key), coefficient), LOG2E)
+def _along_keys(coefficient: Expr, key: int, unit: float) -> Expr:
+    """Unit * coefficient * key * (kv_idx - anchor); the first factors stay together."""
+    factor = scale_by(build.mul(build.const(key), coefficient), unit)
     return Binary("mul", factor, build.sub(Index("kv_idx"), ANCHOR))
 
 
@@ -128,8 +126,8 @@ def _factored(e: Expr) -> tuple[Expr, float]:
     return e, LOG2E
 
 
-def _log2(e: Expr | None) -> Expr | None:
-    return None if e is None else scale_by(e, LOG2E)
+def _scaled(e: Expr | None, factor: float) -> Expr | None:
+    return None if e is None else scale_by(e, factor)
 
 
 def _sum(*terms: Expr | None) -> Expr | None:
