@@ -94,6 +94,7 @@ class Kernel:
             total = cutlass.min(total, s.processors)
         others = {name: x for name, x in arguments.items() if name not in views}
         views = {name: x for name, x in views.items() if name in self._read_in_kernel()}
+        self.device.set_name_prefix(plan.name)
         self.device({n: a for n, (a, _) in copies.items()}, {n: t for n, (_, t) in copies.items()},
                     views, others, given, geometry).launch(
             grid=(total, 1, 1), block=(WARPGROUP * (1 + self.groups), 1, 1), stream=stream,

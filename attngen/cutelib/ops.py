@@ -7,6 +7,7 @@ is kept apart, so that equal offsets of a thread's scores are one value and beco
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from typing import Any
 
@@ -38,6 +39,8 @@ class Position:
     @property
     def real(self) -> Any:
         """As a float: one conversion for all offsets (exact below 2**24)."""
+        if isinstance(self.base, int):
+            return float(self.base + self.offset)
         if self._real is None:
             self._real = _dsl().Float32(self.base)
         return self._real + float(self.offset) if self.offset else self._real
@@ -97,42 +100,53 @@ def real(x: Any) -> Any:
 def load(tensor: Any, *index: Any) -> Any:
     """One element; 16-bit floats as float32."""
     value = tensor[tuple(integer(i) for i in index)] if index else tensor
+    if _plain(value):
+        return value
     return value.to(_dsl().Float32) if value.dtype.width == 16 else value
 
 
 def fma(a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
+    if _plain(a, b, c):
+        return a * b + c
     return _asm("fma.rn.f32 {$w0}, {$r0}, {$r1}, {$r2};", a, b, c)
 
 
 def exp2(x: Any) -> Any:
     """2**x (one MUFU; 2 ulp)."""
-    return _asm("ex2.approx.ftz.f32 {$w0}, {$r0};", x)
+    return 2.0**x if _plain(x) else _asm("ex2.approx.ftz.f32 {$w0}, {$r0};", x)
 
 
 def log2(x: Any) -> Any:
     """Log2(x); -inf at 0."""
+    if _plain(x):
+        return math.log2(x) if x else -math.inf
     return _asm("lg2.approx.ftz.f32 {$w0}, {$r0};", x)
 
 
 def tanh(x: Any) -> Any:
     """tanh(x) (one MUFU; 2**-11)."""
-    return _asm("tanh.approx.f32 {$w0}, {$r0};", x)
+    return math.tanh(x) if _plain(x) else _asm("tanh.approx.f32 {$w0}, {$r0};", x)
 
 
 def rcp(x: Any) -> Any:
     """1 / x (1 ulp)."""
-    return _asm("rcp.approx.ftz.f32 {$w0}, {$r0};", x)
+    return 1.0 / x if _plain(x) else _asm("rcp.approx.ftz.f32 {$w0}, {$r0};", x)
 
 
 def sqrt(x: Any) -> Any:
     """The square root."""
-    return _asm("sqrt.approx.f32 {$w0}, {$r0};", x)
+    return math.sqrt(x) if _plain(x) else _asm("sqrt.approx.f32 {$w0}, {$r0};", x)
 
 
 def rsqrt(x: Any) -> Any:
     """1 / sqrt(x)."""
-    return _asm("rsqrt.approx.f32 {$w0}, {$r0};", x)
+    return 1.0 / math.sqrt(x) if _plain(x) else _asm("rsqrt.approx.f32 {$w0}, {$r0};", x)
+
+
+def _plain(*values: Any) -> bool:
+    """Whether all are Python's numbers: functions of a file can be evaluated without a GPU."""
+    return all(isinstance(v, (int, float)) for v in values)
 
 
 def exp(x: Any) -> Any:
@@ -163,7 +177,7 @@ def softplus(x: Any) -> Any:
 def logaddexp(a: Any, b: Any) -> Any:
     """log(e**a + e**b); -inf where both are."""
     top = maximum(a, b)
-    safe = select(top == -_dsl().Float32.inf, _dsl().Float32(0.0), top)
+    safe = select(top == -math.inf, 0.0, top)
     return safe + LN2 * log2(exp2((a - safe) * LOG2E) + exp2((b - safe) * LOG2E))
 
 
@@ -210,7 +224,7 @@ def select(condition: Any, a: Any, b: Any) -> Any:
 
 def negated(condition: Any) -> Any:
     """The opposite."""
-    return condition == _dsl().Boolean(False)
+    return not condition if isinstance(condition, bool) else condition == _dsl().Boolean(False)
 
 
 def rounded(x: Any, dtype: str) -> Any:

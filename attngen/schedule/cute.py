@@ -69,7 +69,8 @@ class Traits:
     query, value: columns of queries and of values; bounded: the score is provably bounded; narrow:
     weights are float16, whose range is short; near: the first block a row visits holds keys it
     keeps, so that its maximum there is a good reference; local: rows keep few of the keys;
-    searched: bounds of a tile are searched for (documents).
+    searched: bounds of a tile are searched for (documents); sloped: a term grows along
+    the keys, for which the product has sixteen more columns.
     """
 
     query: int
@@ -79,6 +80,7 @@ class Traits:
     near: bool
     local: bool
     searched: bool
+    sloped: bool
 
 
 def choose_cute(
@@ -104,7 +106,8 @@ def choose_cute(
         reference = "running"
     elif traits.near and not traits.narrow:
         reference = "first"
-    if traits.local or traits.searched or widest <= 64:
+    if traits.local or traits.searched or (widest <= 64 and not traits.sloped):
+        # three warpgroups at 160 registers have no room for a slope beside the state of two tiles
         start = replace(start, form="flat", stages=3 if widest <= 64 else 2)
     if traits.local:
         start = replace(start, l2=1)  # neighbouring tiles of one head read the same keys

@@ -78,7 +78,7 @@ class _File:
             self.entry,
             tuple(t.name for t in declared),
             tuple(n for n, _ in self.program.online.outputs),
-            tuple(DeviceKernel(p.name, {}, {}, (), warps, s.stages) for p in self.parts),
+            tuple(DeviceKernel(n, {}, {}, (), warps, s.stages) for p in self.parts for n in p.names),
             "cute",
             tuple(sorted(aligned)),
         )
@@ -127,18 +127,23 @@ class Part:
             self.attention, program.online, sizes_, schedule.tile_m, Parameters()
         )
 
+    @property
+    def names(self) -> list[str]:
+        """Its device functions."""
+        again = [f"{self.name}_again"] if self.schedule.reference == "first" else []
+        return [self.name, *again]
+
     def plan(self) -> list[str]:
         """The plan as a statement."""
         f, shape, s = self.functions, self.shape, self.schedule
         split = shape.split
-        declared = [t for t in self.attention.tensors if t.view is None]
         fields = [
             ("name", repr(self.name)),
             ("half", repr(shape.half.value)),
             ("query", self._stream(shape.query)),
             ("key", self._stream(shape.key)),
             ("value", self._stream(shape.value)),
-            ("arguments", _tuple([repr(x) for x in self._arguments(declared)])),
+            ("arguments", _tuple([repr(x) for x in self._arguments()])),
             ("rows", _tuple([f'("{name}", {function})' for name, function in f.rows])),
             ("numbers", _tuple([repr(n) for n in f.numbers])),
             ("result_roles", repr(_roles(self.outputs.query))),
@@ -158,8 +163,7 @@ class Part:
     def launch(self, host: Sizes) -> list[str]:
         """Results, working memory and launch; host: sizes in the host function."""
         lines = [*self.outputs.allocations()]
-        declared = [t for t in self.attention.tensors if t.view is None]
-        arguments = [t.name for t in declared] + [r.name for r in self.outputs.results]
+        arguments = [t.name for t in self._inputs()] + [r.name for r in self.outputs.results]
         flags, tickets = f"flags{self.working}", f"tickets{self.working}"
         if self.schedule.reference == "first":
             pairs = " * ".join(x for x in (host.batch, host.heads) if x != "1") or "1"
@@ -196,9 +200,16 @@ class Part:
         twice = row.side is Side.KEY and self.shape.key.tensor == self.shape.value.tensor
         return f"{name}_values" if twice and row is self.shape.value else name
 
-    def _arguments(self, declared: list[Tensor]) -> list[tuple[str, str]]:
+    def _inputs(self) -> list[Tensor]:
+        """What the kernel reads of the tensors and scalars of the program."""
+        f, shape = self.functions, self.shape
+        rows = {x.tensor for x in (shape.query, shape.key, shape.value, *f.row_streams)}
+        declared = [t for t in self.attention.tensors if t.view is None]
+        return [t for t in declared if t.name in rows or f.attributes[t.name] in f.read]
+
+    def _arguments(self) -> list[tuple[str, str]]:
         names = self.functions.attributes
-        out = [(names[t.name], _kind(t)) for t in declared]
+        out = [(names[t.name], _kind(t)) for t in self._inputs()]
         out += [(names[r.name], _result_kind(r, self.outputs.query)) for r in self.outputs.results]
         return out + [(name, "i32 1 0") for name in self._working()]
 

@@ -26,6 +26,7 @@ def traits(program: Program) -> Traits:
         narrow=shape.half is Dtype.F16,
         near=exact,
         local=exact and _moves(way),
+        sloped=shape.split.slope is not None,
         searched=any(isinstance(x, ix.FirstGe) for r in way.outer for x in ix.walk(r.lo)),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ class Library:
 
     def __init__(self, taken: frozenset[str]) -> None:
         self.functions: list[Function] = []
-        self._names = Names(taken)
+        self._taken = set(taken)
 
     def add(self, function: Function) -> str:
         """The name of this function in the file."""
@@ -36,7 +37,11 @@ class Library:
             same = f.wish == function.name and f.head.partition("(")[2] == function.parameters
             if same and f.lines == function.lines:
                 return f.name
-        name = self._names.take(function.name)
+        name, count = function.name, 1
+        while name in self._taken:
+            count += 1
+            name = f"{function.name}_{count}"
+        self._taken.add(name)
         head = f"{name}({function.parameters}"
         self.functions.append(replace(function, head=head, wish=function.name))
         return name
@@ -78,6 +83,13 @@ class Functions:
         self._score()
         self._finish()
         self._hoists()
+
+    @property
+    def read(self) -> frozenset[str]:
+        """Attributes of `at` that the functions of this program read."""
+        used = {*self.hooks.values()}
+        text = "\n".join(x for f in self.library.functions if f.name in used for x in f.lines)
+        return frozenset(re.findall(r"\bat\.(\w+)", text))
 
     def _add(self, head: str, doc: str, lines: Sequence[str]) -> str:
         """A function of the file; its name there."""

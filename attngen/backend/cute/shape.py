@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from attngen.backend.cute.parts import parts_of
 from attngen.backend.cute.printer import NoScalarForm, TilePrinter
 from attngen.backend.cute.split import Split, split
-from attngen.backend.triton.step import bounded
+from attngen.backend.triton.step import bounded, conjuncts
 from attngen.core.dtype import Dtype
 from attngen.ir import build
 from attngen.ir.attention import Tensor
-from attngen.ir.expr import Dot, Expr, Load, Reduced, Row, Side, Uniform
+from attngen.ir.expr import Axes, Dot, Expr, Load, Reduced, Row, Side, Uniform
 from attngen.ir.online import Accumulator
 from attngen.ir.program import Program
 from attngen.ir.walk import walk
@@ -136,6 +136,9 @@ def _mask(program: Program) -> Iterator[str]:
         yield "masks of several ranges of keys"
     if plan.needs:
         yield "masks with divisors known at run time"
+    if any(x.axes & Axes.KEY and not x.axes & Axes.QUERY for x in conjuncts(program.online.mask)):
+        # rows of such keys may hold anything, NaN too; weights of zero do not stop that
+        yield "conditions on keys alone"
     names = {t.name: t.name for t in program.attention.tensors}
     printer = TilePrinter(program.attention, names)
     try:
