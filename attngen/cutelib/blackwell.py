@@ -25,7 +25,10 @@ DTYPES = {"bf16": cutlass.BFloat16, "f16": cutlass.Float16}
 ROWS = 128  # queries of one tile: the lanes of tensor memory
 THREADS = 512
 ISSUES, LOADS, CORRECTS = 12, 13, 8  # first warps of the roles; below: two softmax warpgroups
-SCORES, SUMS, WEIGHTS = (0, 128), (256, 384), (64, 192)  # columns of tensor memory, by tile
+SCORES, SUMS = (0, 128), (256, 384)  # columns of tensor memory, by tile
+# A weight takes half a column: those of columns 0..c fit over scores 0..c/2, which have been read
+# by then, so that a row is turned from scores to weights in place, part by part.
+WEIGHTS = SCORES
 REGISTERS = {"softmax": 192, "correct": 80, "other": 48}
 
 
@@ -76,6 +79,7 @@ class Kernel:
         others = {name: x for name, x in arguments.items() if name not in views}
         read = (plan.key, plan.value, *plan.row_streams)
         kept = {x.name: views[x.name] for x in read} | {n: views[n] for n, _ in plan.rows}
+        self.device.set_name_prefix(plan.name)
         self.device(
             {n: x for n, (x, _) in copies.items()},
             {n: x for n, (_, x) in copies.items()},

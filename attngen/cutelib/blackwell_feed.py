@@ -19,8 +19,8 @@ ROWS = 128
 @cute.jit
 def block_number(i, bounds):
     """Number of the block of step i: blocks with a mask first, then full ones, downwards."""
-    n_max, n_right, n_left, n_min = bounds[:4]
-    masked = n_max - n_right + n_left - n_min
+    n_max, n_right, n_left = bounds[:3]
+    masked = masked_of(bounds)
     n = walked(i, n_max, n_right, n_left)
     if i >= masked:
         n = n_right - 1 - (i - masked)
@@ -30,6 +30,12 @@ def block_number(i, bounds):
 def steps_of(bounds):
     """How many blocks a tile walks."""
     return bounds[0] - bounds[3]
+
+
+def masked_of(bounds):
+    """How many of them need a mask: they come first."""
+    n_max, n_right, n_left, n_min = bounds[:4]
+    return n_max - n_right + n_left - n_min
 
 
 class Loader:

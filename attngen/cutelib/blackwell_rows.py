@@ -7,7 +7,7 @@ more than 2**8 (FlashAttention-4's conditional rescale), by the warpgroup that c
 from __future__ import annotations
 
 import cutlass
-from attngen.cutelib.blackwell_feed import block_number, steps_of
+from attngen.cutelib.blackwell_feed import block_number, masked_of, steps_of
 from attngen.cutelib.ops import Position, fma
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.scores import row_limits, tile_and_rows
@@ -76,14 +76,18 @@ class Softmax:
         steps, numbers, thread, index = steps_of(bounds), self.numbers, self.thread, self.index
         for j in cutlass.range(steps, unroll=1):
             begin = block_number(j, bounds) * plan.schedule.tile_n
+            masked = j < masked_of(bounds)
             shift = self._shift(at, begin)
             cute.arch.mbarrier_wait(self.bars["s_full"], j & 1)
             if const_expr(fixed):
                 for part in cutlass.range_constexpr(self.parts):
-                    x = self._scores(part, at, rows[0], place, limits, begin)
+                    x = self._scores(part, at, rows[0], place, limits, begin, masked)
                     l = self._weights(part, x, l, shift - m)
             else:
-                x = [self._scores(p, at, rows[0], place, limits, begin) for p in range(self.parts)]
+                x = [
+                    self._scores(part, at, rows[0], place, limits, begin, masked)
+                    for part in range(self.parts)
+                ]
                 m, rescale = self._maximum(x, m, shift)
                 cute.arch.mbarrier_wait(self.bars["c_empty"], (j & 1) ^ 1)
                 numbers[thread, index, 0] = rescale
@@ -106,7 +110,7 @@ class Softmax:
             return Float32(0.0)
         return Float32(self.plan.slope(at)) * Float32(begin - at.row0)
 
-    def _scores(self, part: int, at, row, place, limits, begin):
+    def _scores(self, part: int, at, row, place, limits, begin, masked):
         """WIDE products of the row become scores over the plan's scale, -inf where masked."""
         plan = self.plan
         load, _, source, _, shape = self.sources[part]
@@ -124,11 +128,17 @@ class Softmax:
             over = Float32(plan.slope(at)) * (1.0 / plan.scale)
             for c in range(WIDE):
                 x[c] = fma(over, float(part * WIDE + c), x[c])
-        self._mask(x, row, place, limits, begin + part * WIDE)
+        self._mask(x, row, place, limits, begin + part * WIDE, masked)
         return x
 
     @cute.jit
-    def _mask(self, x, row, place, limits, begin):
+    def _mask(self, x, row, place, limits, begin, masked):
+        """-inf where the mask drops a pair, in blocks that need one."""
+        if masked:
+            self._drop(x, row, place, limits, begin)
+
+    @cute.jit
+    def _drop(self, x, row, place, limits, begin):
         """-inf where the mask drops a pair; a limit that the columns do not reach is skipped."""
         plan = self.plan
         high = limits[1][0] - begin
@@ -160,7 +170,7 @@ class Softmax:
         safe = Float32(0.0) if top == -Float32.inf else top
         grown = m - safe
         rescale = cute.math.exp2(grown, fastmath=True)
-        near = grown >= -LAZY
+        near = grown >= (-LAZY if self.plan.schedule.reference == "lazy" else 0.0)
         top = m if near else top
         rescale = Float32(1.0) if near else rescale
         return top, rescale

@@ -58,7 +58,10 @@ def host_function(plan: Plan) -> Callable[..., Any]:
     import cuda.bindings.driver as cuda  # noqa: PLC0415
     import cutlass  # noqa: PLC0415
 
-    from attngen.cutelib.forward import Launch  # noqa: PLC0415
+    if plan.schedule.arch == "sm_100":
+        from attngen.cutelib.blackwell import Launch  # noqa: PLC0415
+    else:
+        from attngen.cutelib.forward import Launch  # type: ignore[assignment]  # noqa: PLC0415
 
     types = {"i32": "cutlass.Int32", "f32": "cutlass.Float32"}
     parameters = [f"{n}: {types.get(kind, 'cute.Tensor')}" for n, kind in plan.arguments]
