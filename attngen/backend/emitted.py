@@ -28,11 +28,11 @@ class Emitted:
     """A generated file.
 
     source: complete Python text that imports only torch and triton, or torch and attngen.cutelib
-    (backend "cute"); entry: name of its host
-    function, which takes the spec's tensors and scalars in declaration order, allocates and returns
-    the results as a tuple in the order of the spec, and checks nothing (the runtime has checked);
-    aligned: inputs it loads in units of 16 bytes (streams are, where the schedule's loads are
-    descriptors); outputs: names of the results; kernels: the device functions, for ahead-of-time compilation.
+    (backend "cute"); entry: name of its host function, which takes the spec's tensors and scalars
+    in declaration order, allocates and returns the results as a tuple in the order of the spec, and
+    checks nothing (the runtime has checked); outputs: names of the results; kernels: the device
+    functions, for ahead-of-time compilation; aligned: inputs that must be aligned as streams are
+    where the schedule's loads are descriptors.
     """
 
     source: str

@@ -11,8 +11,8 @@ from attngen.cli.input import Spec
 from attngen.cli.mistake import InputError
 from attngen.cli.running import Trial, prepare
 from attngen.core.target import Target
-from attngen.runtime.device import compatible
 from attngen.runtime.backends import AnySchedule
+from attngen.runtime.device import compatible
 from attngen.runtime.settings import gpu_present
 from attngen.runtime.tune import Measured, tune
 from attngen.schedule.cute import CuteSchedule

@@ -1,8 +1,11 @@
-"""A consumer warpgroup: S = Q K^T of one block beside O += P V of the block before, then softmax."""
+"""A consumer warpgroup: S = Q K^T of a block beside O += P V of the one before, then softmax."""
 
 from __future__ import annotations
 
 import cutlass
+from cutlass import Float32, Int32, const_expr, cute, pipeline
+from cutlass.cute.nvgpu import warpgroup
+
 from attngen.cutelib import softmax
 from attngen.cutelib.epilogue import Epilogue
 from attngen.cutelib.fragments import as_operand, issue, pack
@@ -17,8 +20,6 @@ from attngen.cutelib.scores import (
     tile_and_rows,
 )
 from attngen.cutelib.tile import WARPGROUP, Places
-from cutlass import Float32, Int32, const_expr, cute, pipeline
-from cutlass.cute.nvgpu import warpgroup
 
 TURN = 1  # named barriers TURN + warpgroup; 0 is sync_threads
 
@@ -176,7 +177,7 @@ class Consumer:
     def tile(self, number, cq, ck, cv):
         """A tile from its first product to its store."""
         plan = self.plan
-        block, head, batch, at = tile_at(plan, self.at, number)
+        block, _, _, at = tile_at(plan, self.at, number)
         at, rows = tile_and_rows(plan, at, self.places, 2)
         bounds = blocks_of(plan, at)
         tile = (at, rows, row_limits(plan, at, self.places, 2))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from cutlass import Boolean, Float32, Int32, const_expr, cute, range_constexpr
+from cutlass.cute.nvgpu import cpasync, warpgroup
+
 from attngen.cutelib import fragments
 from attngen.cutelib.fragments import pack, rows_columns
 from attngen.cutelib.ops import fma
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.tile import WARPGROUP, At, Places
 from attngen.cutelib.views import batch_of, head_of
-from cutlass import Boolean, Float32, Int32, const_expr, cute, range_constexpr
-from cutlass.cute.nvgpu import cpasync, warpgroup
 
 STORED = 4  # named barriers STORED + warpgroup
 LEAST = 0.5  # a row with a key in its first block has a sum of 1 or more
@@ -30,8 +31,7 @@ class Epilogue:
         """All results of the tile's rows of this warpgroup."""
         plan = self.plan
         totals = [
-            cute.arch.warp_reduction_sum(rows.l[r], threads_in_group=4)
-            for r in range(rows.count)
+            cute.arch.warp_reduction_sum(rows.l[r], threads_in_group=4) for r in range(rows.count)
         ]
         if const_expr(plan.schedule.reference == "first"):
             self._flag(rows, acc, totals, tile, at.grid[0] * at.grid[2])
@@ -90,8 +90,15 @@ class Epilogue:
         pack(packed, out, kernel.dtype)
         place = self.memory[None, None, self.group, stage]
         one = fragments.hop.make_trivial_tiled_mma(
-            kernel.dtype, kernel.dtype, fragments.K_MAJOR, fragments.MN_MAJOR, Float32, (1, 1, 1),
-            (64, width), a_source=warpgroup.OperandSource.RMEM)
+            kernel.dtype,
+            kernel.dtype,
+            fragments.K_MAJOR,
+            fragments.MN_MAJOR,
+            Float32,
+            (1, 1, 1),
+            (64, width),
+            a_source=warpgroup.OperandSource.RMEM,
+        )
         atom = cute.make_copy_atom(cute.nvgpu.warp.StMatrix8x8x16bOp(False, 4), kernel.dtype)
         copy = cute.make_tiled_copy_C(atom, one).get_slice(self.thread % WARPGROUP)
         cute.copy(atom, copy.retile(packed), copy.partition_D(place))
@@ -101,8 +108,12 @@ class Epilogue:
             whole = self.maps[name][None, None, at.h, batch_of(plan.query, at.b)]
             tile = cute.local_tile(whole, (64, width), (block * kernel.groups + self.group, 0))
             source, goal = cpasync.tma_partition(
-                self.atoms[name], 0, cute.make_layout(1),
-                cute.group_modes(place, 0, 2), cute.group_modes(tile, 0, 2))
+                self.atoms[name],
+                0,
+                cute.make_layout(1),
+                cute.group_modes(place, 0, 2),
+                cute.group_modes(tile, 0, 2),
+            )
             cute.copy(self.atoms[name], source, goal)
             cute.arch.cp_async_bulk_commit_group()
 

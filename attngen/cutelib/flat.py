@@ -1,20 +1,21 @@
 """The flattened persistent form: the tiles of a block of threads run into each other.
 
 S of the next tile's first block is multiplied together with the last P V of this tile, so a change
-of tiles costs no drained pipeline. Tiles come from an atomic ticket that the producer draws one tile
-ahead; it passes the tile's place and bounds through shared memory, on the barrier of its queries.
+of tiles costs no drained pipeline. Tiles come from an atomic ticket that the producer draws ahead;
+it passes the tile's place and bounds through shared memory, on the barrier of its queries.
 """
 
 from __future__ import annotations
 
 import cutlass
+from cutlass import Int32, const_expr, cute, pipeline, range_constexpr
+
 from attngen.cutelib import softmax
 from attngen.cutelib.consumer import Consumer
 from attngen.cutelib.order import blocks_of, edges_of, place_of
 from attngen.cutelib.producer import Source, at_of, count_of, flagged
 from attngen.cutelib.runs import Run, find
 from attngen.cutelib.scores import row_limits, tile_and_rows
-from cutlass import Boolean, Int32, const_expr, cute, pipeline, range_constexpr
 
 SLOTS = 4  # tiles known at a time: the queries of two, one being opened, one being drawn
 FIELDS = 16  # numbers of a slot; the first: the tile, -1 after the last one

@@ -5,12 +5,14 @@ FlashAttention-3's (arXiv 2407.08608); the shared memory of O and Q, the pin, th
 and full blocks and the redone tiles are this project's.
 """
 
-
 from dataclasses import replace
 
 import cuda.bindings.driver as cuda
-
 import cutlass
+from cutlass import Float32, const_expr, cute, pipeline
+from cutlass.cute.nvgpu import cpasync, warpgroup
+from cutlass.memory import SmemAllocator
+
 from attngen.cutelib import fragments
 from attngen.cutelib.consumer import Consumer
 from attngen.cutelib.flat import Board, FlatConsumer, FlatSource
@@ -20,9 +22,6 @@ from attngen.cutelib.plan import Plan, Stream
 from attngen.cutelib.producer import Source
 from attngen.cutelib.tile import WARPGROUP, At
 from attngen.cutelib.views import canonical
-from cutlass import Float32, const_expr, cute, pipeline
-from cutlass.cute.nvgpu import cpasync, warpgroup
-from cutlass.memory import SmemAllocator
 
 DTYPES = {"bf16": cutlass.BFloat16, "f16": cutlass.Float16}
 REGISTERS = {1: (56, 256), 2: (24, 240), 3: (32, 160)}  # producer, consumer: 64k for all
@@ -41,7 +40,7 @@ class Launch:
             self.again = Kernel(replace(plan, name=f"{plan.name}_again", schedule=again), True)
 
     def __call__(self, arguments: dict, stream) -> None:
-        """Launch the kernel; with it, where the reference may fail, the one that redoes tiles."""
+        """Launch the kernel, and where the reference may fail the one that redoes tiles."""
         flags, tickets = arguments.pop("flags", None), arguments.pop("tickets", None)
         again = None
         if flags is not None:  # an object of its own for each trace: loops leave values in them
@@ -60,7 +59,7 @@ class Kernel:
         self.dtype = DTYPES[plan.half]
         self.groups = s.tile_m // 64
         self.q_stages = 2 if s.flat else 1
-        # launched while the kernel before ends (its tickets' zeros, its flags), which it then awaits
+        # launched while the kernel before it (zeros of tickets, flags) ends, which it then awaits
         self.follows = again or s.flat
 
     # ---- host -----------------------------------------------------------------------------------
@@ -95,10 +94,20 @@ class Kernel:
         others = {name: x for name, x in arguments.items() if name not in views}
         views = {name: x for name, x in views.items() if name in self._read_in_kernel()}
         self.device.set_name_prefix(plan.name)
-        self.device({n: a for n, (a, _) in copies.items()}, {n: t for n, (_, t) in copies.items()},
-                    views, others, given, geometry).launch(
-            grid=(total, 1, 1), block=(WARPGROUP * (1 + self.groups), 1, 1), stream=stream,
-            min_blocks_per_mp=1, use_pdl=self.follows)
+        self.device(
+            {n: a for n, (a, _) in copies.items()},
+            {n: t for n, (_, t) in copies.items()},
+            views,
+            others,
+            given,
+            geometry,
+        ).launch(
+            grid=(total, 1, 1),
+            block=(WARPGROUP * (1 + self.groups), 1, 1),
+            stream=stream,
+            min_blocks_per_mp=1,
+            use_pdl=self.follows,
+        )
 
     def _streams(self) -> dict[str, Stream]:
         plan = self.plan
@@ -131,13 +140,22 @@ class Kernel:
         k_major, shape = fragments.K_MAJOR, (self.groups, 1, 1)
         return (
             make(dt, dt, k_major, k_major, Float32, shape, (64, plan.schedule.tile_n)),
-            make(dt, dt, k_major, fragments.MN_MAJOR, Float32, shape, (64, plan.value.width),
-                 a_source=warpgroup.OperandSource.RMEM),
+            make(
+                dt,
+                dt,
+                k_major,
+                fragments.MN_MAJOR,
+                Float32,
+                shape,
+                (64, plan.value.width),
+                a_source=warpgroup.OperandSource.RMEM,
+            ),
         )
 
     def storage(self, layouts: dict):
         """Shared memory of a block of threads."""
         dt, s = self.dtype, self.plan.schedule
+        queries, results = (["q", "o"], []) if self.plan.aliased else (["q"], ["o"])
         board = Board.sizes(self.plan) if s.flat else (4, 4)
 
         def tile(*names: str):
@@ -151,9 +169,10 @@ class Kernel:
             bar_v: cute.struct.MemRange[cutlass.Int64, 2 * s.stages]
             slots: cute.struct.MemRange[cutlass.Int32, board[0]]
             starts: cute.struct.MemRange[cutlass.Int32, board[1]]
-            q: tile("q", "o")
+            q: tile(*queries)
             k: tile("k")
             v: tile("v")
+            o: tile(*results)
             qx: tile("qx")
             kx: tile("kx")
 
@@ -161,8 +180,9 @@ class Kernel:
 
     # ---- device ---------------------------------------------------------------------------------
     @cute.kernel
-    def device(self, atoms: dict, maps: dict, views: dict, others: dict, given: dict,
-               geometry: tuple):
+    def device(
+        self, atoms: dict, maps: dict, views: dict, others: dict, given: dict, geometry: tuple
+    ):
         """Barriers, then the roles."""
         plan, s = self.plan, self.plan.schedule
         if const_expr(self.follows):
@@ -181,15 +201,25 @@ class Kernel:
         cute.arch.mbarrier_init_fence()
         cute.arch.sync_threads()
         q_len, kv_len, tiles, heads, pairs, chunk = geometry
-        at = At({**others, **views, "q_len": q_len, "kv_len": kv_len, "heads": heads,
-                 "grid": (tiles, heads, pairs, chunk)})
+        at = At(
+            {
+                **others,
+                **views,
+                "q_len": q_len,
+                "kv_len": kv_len,
+                "heads": heads,
+                "grid": (tiles, heads, pairs, chunk),
+            }
+        )
         block = cute.arch.block_idx()[0]
         memory = {
             n: getattr(storage, n).get_tensor(layouts[n].outer, swizzle=layouts[n].inner)
-            for n in ("q", "k", "v", "qx", "kx") if n in layouts
+            for n in ("q", "k", "v", "qx", "kx")
+            if n in layouts
         }
         o = layouts["o"]
-        memory["o"] = storage.q.get_tensor(o.outer, swizzle=o.inner)
+        place = storage.q if plan.aliased else storage.o
+        memory["o"] = place.get_tensor(o.outer, swizzle=o.inner)
         low, high = (SEARCHING if plan.runs else REGISTERS)[self.groups]
         board = Board(plan, storage) if s.flat else None
         if warp < 4:

@@ -6,9 +6,10 @@ exact in one. The block's own position joins the reference of the softmax, one n
 
 from __future__ import annotations
 
+from cutlass import Float32, const_expr, cute, range_constexpr
+
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.tile import WARPGROUP, At
-from cutlass import Float32, const_expr, cute, range_constexpr
 
 PARTS = 3
 WRITTEN, BLOCK_WRITTEN = 8, 12  # named barriers: of one warpgroup (+ index), of all consumers

@@ -48,10 +48,22 @@ def build(plans: Mapping[str, Plan], path: Path, cuda: str | None = None) -> Pat
         objects = [x for n, plan in plans.items() for x in _object(n, plan, Path(folder), home)]
         static = next(x for x in ("lib64", "lib") if (home / x / "libcudart_static.a").is_file())
         libraries = [
-            runtime / "libcuda_dialect_runtime_static.a", home / static / "libcudart_static.a"
+            runtime / "libcuda_dialect_runtime_static.a",
+            home / static / "libcudart_static.a",
         ]
-        _run("gcc", "-shared", "-o", path, *objects, *libraries, "-lpthread", "-ldl", "-lrt",
-             "-Wl,--exclude-libs,ALL", "-s")
+        _run(
+            "gcc",
+            "-shared",
+            "-o",
+            path,
+            *objects,
+            *libraries,
+            "-lpthread",
+            "-ldl",
+            "-lrt",
+            "-Wl,--exclude-libs,ALL",
+            "-s",
+        )
     return path
 
 
@@ -68,8 +80,18 @@ def _object(name: str, plan: Plan, folder: Path, home: Path) -> list[Path]:
         arguments.append(f"({kind}*)t[{i}]" if pointer else f"*({kind}*)t[{i}]")
     glue = folder / f"{name}_glue.c"
     glue.write_text(_GLUE.format(name=name, arguments=", ".join(arguments)))
-    _run("gcc", "-O1", "-w", "-fPIC", "-c", "-o", glue.with_suffix(".o"), glue,
-         f"-I{folder}", f"-I{home / 'include'}")
+    _run(
+        "gcc",
+        "-O1",
+        "-w",
+        "-fPIC",
+        "-c",
+        "-o",
+        glue.with_suffix(".o"),
+        glue,
+        f"-I{folder}",
+        f"-I{home / 'include'}",
+    )
     return [folder / f"{name}.o", glue.with_suffix(".o")]
 
 

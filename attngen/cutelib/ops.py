@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from typing import Any
 
 LOG2E = 1.4426950408889634
@@ -26,7 +25,7 @@ def _dsl() -> Any:
 class Position:
     """base + offset: `base` is a register, the same for all of a thread's scores."""
 
-    __slots__ = ("base", "offset", "_real")
+    __slots__ = ("_real", "base", "offset")
 
     def __init__(self, base: Any, offset: int = 0, real: Any = None) -> None:
         self.base, self.offset, self._real = base, offset, real
@@ -70,19 +69,36 @@ class Position:
     def __neg__(self) -> Any:
         return -self.value
 
+    def __mul__(self, other: Any) -> Any:
+        return self.value * integer(other)
 
-def _forwarded(name: str) -> Any:
-    function = getattr(operator, name)
+    __rmul__ = __mul__
 
-    def method(self: Position, other: Any) -> Any:
-        return function(self.value, integer(other))
+    def __floordiv__(self, other: Any) -> Any:
+        return self.value // integer(other)
 
-    return method
+    def __mod__(self, other: Any) -> Any:
+        return self.value % integer(other)
 
+    def __lt__(self, other: Any) -> Any:
+        return self.value < integer(other)
 
-for _name in ("mul", "floordiv", "mod", "lt", "le", "gt", "ge", "eq", "ne"):
-    setattr(Position, f"__{_name}__", _forwarded(_name))
-Position.__rmul__ = Position.__mul__  # type: ignore[attr-defined]
+    def __le__(self, other: Any) -> Any:
+        return self.value <= integer(other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self.value > integer(other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self.value >= integer(other)
+
+    def __eq__(self, other: object) -> Any:  # a comparison inside the kernel, as of registers
+        return self.value == integer(other)
+
+    def __ne__(self, other: object) -> Any:
+        return self.value != integer(other)
+
+    __hash__ = None  # type: ignore[assignment] # equality is a value of the kernel
 
 
 def integer(x: Any) -> Any:
@@ -106,7 +122,7 @@ def load(tensor: Any, *index: Any) -> Any:
 
 
 def fma(a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once."""
+    """A * b + c, rounded once."""
     if _plain(a, b, c):
         return a * b + c
     return _asm("fma.rn.f32 {$w0}, {$r0}, {$r1}, {$r2};", a, b, c)
@@ -125,7 +141,7 @@ def log2(x: Any) -> Any:
 
 
 def tanh(x: Any) -> Any:
-    """tanh(x) (one MUFU; 2**-11)."""
+    """The hyperbolic tangent (one MUFU; 2**-11)."""
     return math.tanh(x) if _plain(x) else _asm("tanh.approx.f32 {$w0}, {$r0};", x)
 
 
@@ -165,7 +181,7 @@ def sigmoid(x: Any) -> Any:
 
 
 def silu(x: Any) -> Any:
-    """x * sigmoid(x)."""
+    """X * sigmoid(x)."""
     return x * sigmoid(x)
 
 
@@ -199,8 +215,11 @@ def minimum(*values: Any) -> Any:
 def _extreme(plain: Any, staged: Any, values: tuple[Any, ...]) -> Any:
     values = tuple(integer(v) for v in values)
     return functools.reduce(
-        lambda a, b: plain(a, b) if isinstance(a, (int, float)) and isinstance(b, (int, float))
-        else staged(a, b),
+        lambda a, b: (
+            plain(a, b)
+            if isinstance(a, (int, float)) and isinstance(b, (int, float))
+            else staged(a, b)
+        ),
         values,
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from cutlass import Int32, Int64, const_expr, cute, max, min
+
 from attngen.cutelib.ops import integer
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.tile import At
-from cutlass import Int32, Int64, const_expr, cute, max, min
 
 MANY = 1 << 30
 

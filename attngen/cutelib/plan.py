@@ -74,18 +74,18 @@ class Plan:
     half: "bf16" or "f16"; arguments: (name, kind) of everything the host passes, in order: kind
     "<dtype> <rank> <width>" (width: size of the last axis, 0 if known at run time), "i32" or "f32";
     rows: results with a feature axis, each with its function; numbers: results that are one number
-    per row; result_roles: axes of the results; scale: takes a score register to log2 units; near: the
-    diagonal term is the same for all distances <= near[0], and for all >= near[1]; fixed: the
+    per row; result_roles: axes of the results; scale: takes a score register to log2 units; near:
+    the diagonal term is the same for all distances <= near[0], and for all >= near[1]; fixed: the
     reference of "fixed", log2 units.
 
-    per_tile(at), per_row(at, q): values to have as attributes of `at`; runs: sorted rows whose runs
-    of equal elements the mask follows (`at.<name>` is then a `runs.Run`; the form must be flat).
-
-    Functions (trace time; `at` holds tensors, scalars and the tile's b, h, row0, row1, lengths):
-    tiles(at) -> (lo, hi, full_lo, full_hi): keys visited, keys every query of the tile keeps;
-    first_key(at, q), end_key(at, q): limits of one row, or None; keep(at, q, k): per element;
-    slope(at): log2 units per key; column(at, k); diagonal(at, q, k), a function of distance(at, q, k); score(at, s, column, diagonal,
-    q, k): log2 units over `scale`; finish(at, q, m, l) -> (values for the rows, numbers stored).
+    Functions (called when the kernel is traced; `at` holds tensors, scalars and the tile's b, h,
+    row0, row1, lengths): tiles(at) -> (lo, hi, full_lo, full_hi): keys visited, keys every query of
+    the tile keeps; first_key(at, q), end_key(at, q): limits of one row, or None; keep(at, q, k): of
+    a pair; slope(at): log2 units per key; column(at, k); diagonal(at, q, k), a function of
+    distance(at, q, k); score(at, s, column, diagonal, q, k): log2 units over `scale`;
+    finish(at, q, m, l) -> (values for the rows, numbers stored); per_tile(at), per_row(at, q):
+    values to have as attributes of `at`; runs: sorted rows whose runs of equal elements the mask
+    follows (`at.<name>` is then a `runs.Run`; the form must be flat).
     """
 
     name: str
@@ -115,6 +115,13 @@ class Plan:
     runs: tuple[tuple[str, Hook], ...] = ()
     per_tile: Hook | None = None
     per_row: Hook | None = None
+
+    @property
+    def aliased(self) -> bool:
+        """Whether results take the memory of the queries: a row has the same place in both."""
+        query, value = self.query.width, self.value.width
+        wide = query % 64 == 0 and value % 64 == 0 and not self.schedule.flat
+        return query == value or wide
 
     @property
     def number_roles(self) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import cutlass
+from cutlass import Int32, cute
+from cutlass.cute.nvgpu import cpasync
+
 from attngen.cutelib.order import blocks_of, place_of, walked
 from attngen.cutelib.plan import Plan, Stream
 from attngen.cutelib.tile import At
 from attngen.cutelib.views import batch_of, head_of
-from cutlass import Int32, cute
-from cutlass.cute.nvgpu import cpasync
 
 
 def tile_at(plan: Plan, at: At, tile) -> tuple:
@@ -41,8 +42,11 @@ class Source:
         whole = self.maps[name][None, None, head, batch]
         block = cute.local_tile(whole, tile, at)
         return cpasync.tma_partition(
-            self.atoms[name], 0, cute.make_layout(1),
-            cute.group_modes(self.memory[name], 0, 2), cute.group_modes(block, 0, 2),
+            self.atoms[name],
+            0,
+            cute.make_layout(1),
+            cute.group_modes(self.memory[name], 0, 2),
+            cute.group_modes(block, 0, 2),
         )
 
     def _load(self, name: str, parts, state, n=None) -> None:
@@ -90,10 +94,22 @@ class Source:
         keys, values = getattr(self.at, k.name), getattr(self.at, v.name)
         return (
             self._parts("q", q, head, batch_of(q, batch), (s.tile_m, q.width), (block, 0)),
-            self._parts("k", k, head_of(k, keys, head, heads), batch_of(k, batch),
-                        (s.tile_n, k.width), (None, 0)),
-            self._parts("v", v, head_of(v, values, head, heads), batch_of(v, batch),
-                        (s.tile_n, v.width), (None, 0)),
+            self._parts(
+                "k",
+                k,
+                head_of(k, keys, head, heads),
+                batch_of(k, batch),
+                (s.tile_n, k.width),
+                (None, 0),
+            ),
+            self._parts(
+                "v",
+                v,
+                head_of(v, values, head, heads),
+                batch_of(v, batch),
+                (s.tile_n, v.width),
+                (None, 0),
+            ),
         )
 
     @cute.jit
@@ -122,6 +138,7 @@ class Source:
 def count_of(bounds):
     """Number of blocks a tile walks."""
     return bounds[0] - bounds[3]
+
 
 @cute.jit
 def flagged(flags, start, stride, total, groups):

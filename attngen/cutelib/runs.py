@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import cutlass
-from attngen.cutelib.tile import At
 from cutlass import Int32, cute, range_constexpr
+
+from attngen.cutelib.tile import At
 
 WARP = 32
 
@@ -68,5 +69,3 @@ def find(row, at: At, starts, tile_m: cutlass.Constexpr):
         starts[lane * each + i] = cutlass.max(base, changes[i])
     end = cute.arch.shuffle_sync(cutlass.max(base, last), WARP - 1)
     return low, end
-
-

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from cutlass import Float32, Int32, const_expr, cute, min, range_constexpr
+
 from attngen.cutelib.fragments import column_of, rows_columns
 from attngen.cutelib.ops import Position, integer
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.tile import At, Places
-from cutlass import Float32, Int32, const_expr, cute, min, range_constexpr
 
 RIGHT, LEFT = 1, 2  # edges of the mask that a block crosses
 
@@ -48,13 +49,18 @@ def apply_score(plan: Plan, acc, at: At, rows: list[At], places: Places, first) 
             step = offset - query.offset
             if plan.diagonal is not None and step not in diagonals:
                 diagonals[step] = plan.diagonal(at, query, key)
-            s[r, c] = plan.score(rows[r], s[r, c], columns.get(offset), diagonals.get(step), query, key)
+            s[r, c] = plan.score(
+                rows[r], s[r, c], columns.get(offset), diagonals.get(step), query, key
+            )
 
 
 @cute.jit
 def far_shift(plan: Plan, acc, at: At, rows, places: Places, first):
-    """Scores of one block, unless all of it is so far from the diagonal that its term is one
-    number: that number, in log2 units, is returned then, and the scores stay as they are."""
+    """Scores of one block; what all of them still have to be given, in log2 units.
+
+    So far from the diagonal that its term is one number, the products stay as they are, and the
+    number is returned.
+    """
     s = plan.schedule
     shift = Float32(0.0)
     query, key = Position(at.row0), Position(first)
@@ -81,8 +87,10 @@ def row_limits(plan: Plan, at: At, places: Places, rows: int):
 
 @cute.jit
 def apply_mask(plan: Plan, acc, rows, places: Places, limits, first, edges) -> None:
-    """-inf where the mask drops a pair; the limits an edge of which the block does not cross are
-    skipped as a whole. One compare and one select per score and edge."""
+    """-inf where the mask drops a pair: one compare and one select per score and edge.
+
+    edges: which limits the block crosses; the others are not looked at.
+    """
     s = rows_columns(acc)
     column = first + places.lane
     if const_expr(limits[0] is None):

@@ -1,15 +1,16 @@
 """Scores to weights, with what the scores are measured from.
 
-"running" and "lazy" follow FlashAttention-2 and the conditional rescale of FlashAttention-4; "first"
-and "fixed" drop the maximum from the loop: softmax does not change when all scores of a row move.
+"running" and "lazy" follow FlashAttention-2 and the conditional rescale of FlashAttention-4;
+"first" and "fixed" drop the maximum from the loop: softmax does not change when all scores of a row
+move.
 """
 
 from __future__ import annotations
 
-from attngen.cutelib.fragments import rows_columns
-from attngen.cutelib.ops import fma
-from attngen.cutelib.plan import Plan
 from cutlass import Float32, const_expr, cute, max, range_constexpr
+
+from attngen.cutelib.fragments import rows_columns
+from attngen.cutelib.plan import Plan
 
 LAZY = 8.0  # log2: how far scores may rise above the maximum before sums are rescaled
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from attngen.cutelib.plan import Stream
 from cutlass import Int32, cute
+
+from attngen.cutelib.plan import Stream
 
 CANONICAL = ("position", "feature", "head", "batch")
 

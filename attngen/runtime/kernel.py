@@ -293,7 +293,7 @@ class Kernel:
         request = None if call.empty else self.request_of(call)
         if request is None:
             entry: Entered = partial(self._empty, call)
-            descriptors, also = False, ()
+            descriptors, also = False, tuple[str, ...]()
         else:
             if request not in self._made:
                 self.no_capture(call)
@@ -367,9 +367,7 @@ class Kernel:
                     f"{tensor.name} is copied: its feature axis has stride {value.stride(-1)}"
                 )
                 copies.append((i, align))
-            elif (
-                (descriptors and tensor.is_stream) or tensor.name in also
-            ) and not aligned(value):
+            elif ((descriptors and tensor.is_stream) or tensor.name in also) and not aligned(value):
                 self._note(f"{tensor.name} is copied: no descriptor fits {found(value)}")
                 copies.append((i, align))
         return tuple(copies)

@@ -139,6 +139,7 @@ def generate(spec: Spec, request: Request, options: Options | None = None) -> Sp
     program = spec.program(request)
     fixed = {**spec.options, **(options or {})}
     choice = backends.choose_backend(program, request.target, fixed, short=request.short)
+    schedule: AnySchedule
     if choice.name == "cute":
         schedule, emitted = backends.generate_cute(program, request.target, fixed)
     else:
@@ -160,7 +161,7 @@ def with_schedule(spec: Spec, request: Request, schedule: AnySchedule) -> Specia
     """The kernel file for a schedule that is known already, such as a tuned one."""
     program = spec.program(request)
     if isinstance(schedule, CuteSchedule):
-        from attngen.backend.cute.emit import emit as emit_cute  # noqa: PLC0415 - see below
+        from attngen.backend.cute.emit import emit as emit_cute  # noqa: PLC0415 - not needed on a hit
 
         emitted = emit_cute(program, schedule, request.target)
     else:

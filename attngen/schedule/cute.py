@@ -31,8 +31,8 @@ class CuteSchedule:
     tile_m: queries of a block of threads, 64 for each consumer warpgroup; tile_n: keys of a step;
     stages: of the rings of keys and values; order: warpgroups take "turns" issuing products, or are
     "free"; reference: what scores are measured from, see `cutelib.plan.Schedule`; form: "tile" (a
-    block of threads for each tile) or "flat" (persistent: tiles run into each other); l2: bytes of keys
-    and values of heads that run side by side (1: one head after the other).
+    block of threads for each tile) or "flat" (persistent: tiles run into each other); l2: bytes of
+    keys and values of heads that run side by side (1: one head after the other).
     """
 
     tile_m: int = 128
@@ -88,40 +88,57 @@ def choose_cute(
 ) -> CuteSchedule:
     """A good point for these traits. SpecError E302, E303: an unknown option or value."""
     fixed = dict(options or {})
-    numerics = fixed.get("numerics", "fast")
-    query, value = traits.query, traits.value
-    widest = max(query, value)
-    if widest <= 64:
-        start = CuteSchedule(192, 128, 2)
-    elif widest <= 128:
-        start = CuteSchedule(128, 128, 2)
-    elif value <= 128:
-        start = CuteSchedule(128, 112, 2)
-    else:
-        start = CuteSchedule(128, 80, 2)
-    reference = "lazy"
-    if traits.bounded:
-        reference = "fixed"
-    elif numerics == "exact":
-        reference = "running"
-    elif traits.near and not traits.narrow:
-        reference = "first"
-    if traits.local or traits.searched or (widest <= 64 and not traits.sloped):
-        # three warpgroups at 160 registers have no room for a slope beside the state of two tiles
-        start = replace(start, form="flat", stages=3 if widest <= 64 else 2)
-    if traits.local:
-        start = replace(start, l2=1)  # neighbouring tiles of one head read the same keys
-    chosen = _override(replace(start, reference=reference), fixed)
+    chosen = _override(_start(traits, fixed), fixed)
+    if chosen.reference == "fixed" and not traits.bounded:
+        message = "reference = fixed needs a score that is provably bounded"
+        raise SpecError(Diagnostic("E303", message, help="reference = lazy"))
     if traits.searched:
         chosen = replace(chosen, form="flat")  # only there bounds are found ahead
+    query, value = traits.query, traits.value
     while chosen.tile_n > 16 and shared(chosen, query, value) > target.shared_memory:
         chosen = replace(chosen, tile_n=chosen.tile_n - 16)
     return chosen
 
 
+def _start(traits: Traits, options: Mapping[str, Any]) -> CuteSchedule:
+    """The point without the options that name one."""
+    start = _tile(traits.query, traits.value)
+    start = replace(start, reference=_reference(traits, options.get("numerics", "fast")))
+    small = max(traits.query, traits.value) <= 64
+    if traits.local or traits.searched or (small and not traits.sloped):
+        # three warpgroups at 160 registers have no room for a slope beside the state of two tiles
+        start = replace(start, form="flat", stages=3 if small else 2)
+    # with l2 = 1 neighbouring tiles of one head run side by side, which read the same keys
+    return replace(start, l2=1) if traits.local else start
+
+
+def _tile(query: int, value: int) -> CuteSchedule:
+    """Tiles whose sums and scores fill the registers, measured on an H200."""
+    if max(query, value) <= 64:
+        return CuteSchedule(192, 128, 2)
+    if max(query, value) <= 128:
+        return CuteSchedule(128, 128, 2)
+    return CuteSchedule(128, 112 if value <= 128 else 80, 2)
+
+
+def _reference(traits: Traits, numerics: Any) -> str:
+    if numerics == "exact":
+        return "running"
+    if traits.bounded:
+        return "fixed"
+    return "first" if traits.near and not traits.narrow else "lazy"
+
+
+def aliased(query: int, value: int, flat: bool) -> bool:
+    """Whether results can take the memory of the queries: a row has the same place in both."""
+    return query == value or (query % 64 == 0 and value % 64 == 0 and not flat)
+
+
 def shared(s: CuteSchedule, query: int, value: int) -> int:
     """Bytes of shared memory."""
-    queries = s.tile_m * max(query, value) * (2 if s.form == "flat" else 1)
+    flat = s.form == "flat"
+    columns = max(query, value) if aliased(query, value, flat) else query + value
+    queries = s.tile_m * columns * (2 if flat else 1)
     return 2 * (queries + s.stages * s.tile_n * (query + value)) + BARRIERS
 
 

@@ -7,7 +7,20 @@ from dataclasses import dataclass, field
 
 from attngen.backend.cute.printer import PairPrinter
 from attngen.backend.triton.names import Names
-from attngen.ir.expr import Axes, Binary, Const, Dot, Expr, Index, Load, Reduced, Row, Unary, Where, children
+from attngen.ir.expr import (
+    Axes,
+    Binary,
+    Const,
+    Dot,
+    Expr,
+    Index,
+    Load,
+    Reduced,
+    Row,
+    Unary,
+    Where,
+    children,
+)
 from attngen.ir.walk import walk
 
 

@@ -79,7 +79,9 @@ class _File:
             self.entry,
             tuple(t.name for t in declared),
             tuple(n for n, _ in self.program.online.outputs),
-            tuple(DeviceKernel(n, {}, {}, (), warps, s.stages) for p in self.parts for n in p.names),
+            tuple(
+                DeviceKernel(n, {}, {}, (), warps, s.stages) for p in self.parts for n in p.names
+            ),
             "cute",
             tuple(sorted(aligned)),
         )

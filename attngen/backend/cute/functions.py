@@ -112,16 +112,21 @@ class Functions:
                 pass
             else:
                 if way.row[0].lo.constant != 0:
-                    self._add("first_key(at, q_idx)", "The first key a query keeps.",
-                              [f"return {low}"])
+                    self._add(
+                        "first_key(at, q_idx)", "The first key a query keeps.", [f"return {low}"]
+                    )
                 if way.row[0].hi is not ix.var("kv_len"):
-                    self._add("end_key(at, q_idx)", "The key after the last a query keeps.",
-                              [f"return {high}"])
+                    self._add(
+                        "end_key(at, q_idx)",
+                        "The key after the last a query keeps.",
+                        [f"return {high}"],
+                    )
                 return
         self.hoisted.hoist(mask)
         lines, (text,) = statements(self.printer, Names(AT), mask)
-        self._add("keep(at, q_idx, kv_idx)", "Whether the mask keeps a pair.",
-                  [*lines, f"return {text}"])
+        self._add(
+            "keep(at, q_idx, kv_idx)", "Whether the mask keeps a pair.", [*lines, f"return {text}"]
+        )
 
     def _tiles(self) -> None:
         way = self.program.mask.forward
@@ -135,8 +140,11 @@ class Functions:
             lines.append(f"return lo, hi, {printer.text(full.lo)}, {printer.text(full.hi)}")
         else:
             lines.append("return lo, hi, 0, 0")
-        self._add("tiles(at)", "Keys lo..hi are visited; every query keeps those of the second "
-                  "range.", lines)
+        self._add(
+            "tiles(at)",
+            "Keys lo..hi are visited; every query keeps those of the second range.",
+            lines,
+        )
 
     # ---- score ----------------------------------------------------------------------------------
     def _score(self) -> None:
@@ -149,8 +157,11 @@ class Functions:
         if parts.column is not None:
             self._value("column(at, kv_idx)", "Terms of the key alone.", parts.column)
         if parts.diagonal is not None:
-            self._value("diagonal(at, q_idx, kv_idx)", "Terms of kv_idx - q_idx alone: once per "
-                        "diagonal.", parts.diagonal)
+            self._value(
+                "diagonal(at, q_idx, kv_idx)",
+                "Terms of kv_idx - q_idx alone: once per diagonal.",
+                parts.diagonal,
+            )
         if parts.plain:
             return
         self._distance()
@@ -163,8 +174,7 @@ class Functions:
         text = " + ".join([core, *rest, *(n for n in parts.terms if n != "rest")])
         doc = "The score of a pair from its product s, without terms of the row; log2 units"
         doc += "." if parts.scale == 1.0 else f" over {parts.scale!r}."
-        self._add("score(at, s, column, diagonal, q_idx, kv_idx)", doc,
-                  [*lines, f"return {text}"])
+        self._add("score(at, s, column, diagonal, q_idx, kv_idx)", doc, [*lines, f"return {text}"])
 
     def _distance(self) -> None:
         """Far from the diagonal a clamped table is one number, which needs no work per score."""
@@ -173,8 +183,9 @@ class Functions:
         if found is None or parts.terms != ("diagonal",) or parts.core is not parts.dot:
             return
         self.near = (found[1], found[2])
-        self._value("distance(at, q_idx, kv_idx)", "What the terms of the diagonal depend on.",
-                    found[0])
+        self._value(
+            "distance(at, q_idx, kv_idx)", "What the terms of the diagonal depend on.", found[0]
+        )
 
     def _value(self, head: str, doc: str, e: Expr) -> None:
         lines, (text,) = statements(self.printer, Names(AT), e)
@@ -204,11 +215,12 @@ class Functions:
                 self.numbers.append(name)
         values = list(dict.fromkeys(self._inverses.values()))
         row_functions = self._row_functions(printer, values)
-        passed = ", ".join(values + [""]) if len(values) == 1 else ", ".join(values)
-        kept = ", ".join(stored + [""]) if len(stored) == 1 else ", ".join(stored)
-        self._add("finish(at, q_idx, m, l)",
-                  "After the last key: l sums 2**(score - m). What its rows need; numbers stored.",
-                  [*lines, f"return ({passed.strip()}), ({kept.strip()})"])
+        passed, kept = _items(values), _items(stored)
+        self._add(
+            "finish(at, q_idx, m, l)",
+            "After the last key: l sums 2**(score - m). What its rows need; numbers stored.",
+            [*lines, f"return ({passed}), ({kept})"],
+        )
         self.rows = [(n, self._add(f.head, f.doc, f.lines)) for n, f in row_functions]
 
     def _inverse(self, printer: PairPrinter, moment: Reduced) -> list[str]:
@@ -230,15 +242,16 @@ class Functions:
                 total = "total"
             totals.append(total)
         one = " * ".join(totals)
-        safe = one if any(isinstance(n, Binary) for n in moment.norms) else (
-            f"ops.select({one} == 0.0, 1.0, {one})")
+        safe = (
+            one
+            if any(isinstance(n, Binary) for n in moment.norms)
+            else (f"ops.select({one} == 0.0, 1.0, {one})")
+        )
         note = "" if safe == one else "  # a row without keys gives 0"
         lines.append(f"{name} = ops.rcp({safe}){note}")
         return lines
 
-    def _row_functions(
-        self, printer: PairPrinter, values: list[str]
-    ) -> list[tuple[str, Function]]:
+    def _row_functions(self, printer: PairPrinter, values: list[str]) -> list[tuple[str, Function]]:
         """(result, function of one element) of the results that are rows."""
         out: list[tuple[str, Function]] = []
         streams: dict[Row, str] = {}
@@ -250,9 +263,11 @@ class Functions:
         for name, e in self.program.online.outputs:
             if e.feature is None:
                 continue
-            bound = {x: self._moment(x) for x in walk(e) if isinstance(x, Reduced) and x.width}
+            bound: dict[Expr, str] = {
+                x: self._moment(x) for x in walk(e) if isinstance(x, Reduced) and x.width
+            }
             printer.bound.update(bound)
-            printer.bound.update(streams)
+            printer.bound.update({x: name for x, name in streams.items()})
             self.hoisted.hoist(e)
             lines, (text,) = statements(printer, Names(AT), e)
             unpack = f"{', '.join(values)}{',' if len(values) == 1 else ''} = row"
@@ -287,3 +302,8 @@ def _numbers(e: Expr) -> list[Reduced]:
 
     visit(e)
     return out
+
+
+def _items(texts: Sequence[str]) -> str:
+    """What stands between the brackets of a tuple."""
+    return f"{texts[0]}," if len(texts) == 1 else ", ".join(texts)

@@ -63,8 +63,9 @@ class _Cut:
             renamed[x] = Reduced("moment", place, norms, x.width)
         outputs: tuple[tuple[str, Expr], ...]
         if last:
-            outputs = tuple((n, substitute(e, {**self.known, **renamed})) for n, e in
-                            self.plan.outputs)
+            outputs = tuple(
+                (n, substitute(e, {**self.known, **renamed})) for n, e in self.plan.outputs
+            )
         else:
             outputs = tuple(self._keep(x, renamed[x], n) for n, x in enumerate(moments))
             outputs += self._logarithm(i, renamed)
@@ -106,8 +107,9 @@ class _Cut:
     ) -> Program:
         plan = self.plan
         moments = [
-            x for x in walk(*(e for _, e in outputs)) if isinstance(x, Reduced)
-            and x.what == "moment"
+            x
+            for x in walk(*(e for _, e in outputs))
+            if isinstance(x, Reduced) and x.what == "moment"
         ]
         own = OnlinePlan(
             plan.mask, (plan.classes[i],), tuple(accumulators), (), tuple(moments), outputs
