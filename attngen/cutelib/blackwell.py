@@ -24,12 +24,13 @@ from cutlass.memory import SmemAllocator
 DTYPES = {"bf16": cutlass.BFloat16, "f16": cutlass.Float16}
 ROWS = 128  # queries of one tile: the lanes of tensor memory
 THREADS = 512
+READ = 1  # named barrier: the last reader of tensor memory has read it; 0 is sync_threads
 ISSUES, LOADS, CORRECTS = 12, 13, 8  # first warps of the roles; below: two softmax warpgroups
 SCORES, SUMS = (0, 128), (256, 384)  # columns of tensor memory, by tile
 # A weight takes half a column: those of columns 0..c fit over scores 0..c/2, which have been read
 # by then, so that a row is turned from scores to weights in place, part by part.
 WEIGHTS = SCORES
-REGISTERS = {"softmax": 192, "correct": 80, "other": 48}
+REGISTERS = {"softmax": 192, "correct": 88, "other": 40}  # 512 for a warp of each role
 
 
 class Launch:
@@ -189,19 +190,19 @@ class Kernel:
                 )
             if warp == ISSUES:
                 Feed(plan, memory, places, bars, (qk, pv)).run(bounds)
+                cute.arch.barrier(barrier_id=READ, number_of_threads=ROWS + 32)
+                cute.arch.relinquish_tmem_alloc_permit()
+                cute.arch.dealloc_tmem(tmem, 512)
         elif warp >= CORRECTS:
             cute.arch.setmaxregister_decrease(REGISTERS["correct"])
             Corrector(plan, places, numbers, bars, self.dtype).run(at, block, bounds)
+            cute.arch.barrier_arrive(barrier_id=READ, number_of_threads=ROWS + 32)
         else:
             cute.arch.setmaxregister_increase(REGISTERS["softmax"])
             if warp < 4:
                 Softmax(plan, 0, places, numbers, bars, self.dtype).run(at, bounds)
             else:
                 Softmax(plan, 1, places, numbers, bars, self.dtype).run(at, bounds)
-        cute.arch.sync_threads()
-        if warp == ISSUES:
-            cute.arch.relinquish_tmem_alloc_permit()
-            cute.arch.dealloc_tmem(tmem, 512)
 
     @cute.jit
     def _prepare(self, storage, atoms, warp):

@@ -74,18 +74,19 @@ class Softmax:
         limits = row_limits(plan, rows[0], place, 1)
         m, l = Float32(plan.fixed) if fixed else -Float32.inf, Float32(0.0)
         steps, numbers, thread, index = steps_of(bounds), self.numbers, self.thread, self.index
+        slope = None if const_expr(plan.slope is None) else Float32(plan.slope(at))
         for j in cutlass.range(steps, unroll=1):
             begin = block_number(j, bounds) * plan.schedule.tile_n
             masked = j < masked_of(bounds)
-            shift = self._shift(at, begin)
+            shift = Float32(0.0) if const_expr(slope is None) else slope * (begin - at.row0)
             cute.arch.mbarrier_wait(self.bars["s_full"], j & 1)
             if const_expr(fixed):
                 for part in cutlass.range_constexpr(self.parts):
-                    x = self._scores(part, at, rows[0], place, limits, begin, masked)
+                    x = self._scores(part, at, rows[0], place, limits, begin, masked, slope)
                     l = self._weights(part, x, l, shift - m)
             else:
                 x = [
-                    self._scores(part, at, rows[0], place, limits, begin, masked)
+                    self._scores(part, at, rows[0], place, limits, begin, masked, slope)
                     for part in range(self.parts)
                 ]
                 m, rescale = self._maximum(x, m, shift)
@@ -104,13 +105,7 @@ class Softmax:
         numbers[thread, index, LAST] = m
         cute.arch.mbarrier_arrive(self.bars["c_full"])
 
-    def _shift(self, at, begin):
-        """What every score of a block is shifted by, log2 units."""
-        if self.plan.slope is None:
-            return Float32(0.0)
-        return Float32(self.plan.slope(at)) * Float32(begin - at.row0)
-
-    def _scores(self, part: int, at, row, place, limits, begin, masked):
+    def _scores(self, part: int, at, row, place, limits, begin, masked, slope):
         """WIDE products of the row become scores over the plan's scale, -inf where masked."""
         plan = self.plan
         load, _, source, _, shape = self.sources[part]
@@ -124,8 +119,8 @@ class Softmax:
                 column = plan.column(at, key) if plan.column is not None else None
                 diagonal = plan.diagonal(at, query, key) if plan.diagonal is not None else None
                 x[c] = plan.score(row, x[c], column, diagonal, query, key)
-        if plan.slope is not None:
-            over = Float32(plan.slope(at)) * (1.0 / plan.scale)
+        if slope is not None:
+            over = slope * (1.0 / plan.scale)
             for c in range(WIDE):
                 x[c] = fma(over, float(part * WIDE + c), x[c])
         self._mask(x, row, place, limits, begin + part * WIDE, masked)
@@ -242,6 +237,7 @@ class Corrector:
             load, store, source, target, shape = self._columns(i, part)
             r = cute.make_rmem_tensor(shape, Float32)
             cute.copy(load, source, r)
+            cute.arch.fence_view_async_tmem_load()
             for c in cutlass.range_constexpr(0, WIDE, 2):
                 r[c], r[c + 1] = cute.arch.mul_packed_f32x2((r[c], r[c + 1]), (factor, factor))
             cute.copy(store, r, target)
