@@ -7,9 +7,12 @@ uses.
 """
 
 import cuda.bindings.driver as cuda
-
 import cutlass
 import cutlass.utils.blackwell_helpers as sm100
+from cutlass import Float32, Int32, const_expr, cute
+from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
+from cutlass.memory import SmemAllocator
+
 from attngen.cutelib.blackwell_feed import Feed, Loader
 from attngen.cutelib.blackwell_rows import Corrector, Softmax
 from attngen.cutelib.order import Grid, blocks_of
@@ -17,9 +20,6 @@ from attngen.cutelib.plan import Plan, Stream
 from attngen.cutelib.producer import tile_at
 from attngen.cutelib.tile import At
 from attngen.cutelib.views import canonical
-from cutlass import Float32, Int32, const_expr, cute
-from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
-from cutlass.memory import SmemAllocator
 
 DTYPES = {"bf16": cutlass.BFloat16, "f16": cutlass.Float16}
 ROWS = 128  # queries of one tile: the lanes of tensor memory

@@ -7,11 +7,12 @@ of this one as soon as they are issued behind the product that reads these.
 from __future__ import annotations
 
 import cutlass
+from cutlass import Int32, cute
+from cutlass.cute.nvgpu import cpasync, tcgen05
+
 from attngen.cutelib.order import walked
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.views import batch_of, head_of
-from cutlass import Int32, cute
-from cutlass.cute.nvgpu import cpasync, tcgen05
 
 ROWS = 128
 

@@ -7,14 +7,15 @@ more than 2**8 (FlashAttention-4's conditional rescale), by the warpgroup that c
 from __future__ import annotations
 
 import cutlass
+from cutlass import BFloat16, Float32, Int32, const_expr, cute
+from cutlass.cute.nvgpu import tcgen05
+
 from attngen.cutelib.blackwell_feed import block_number, masked_of, steps_of
-from attngen.cutelib.ops import Position, fma
+from attngen.cutelib.ops import Position, fma, select
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.scores import row_limits, tile_and_rows
 from attngen.cutelib.tile import At
 from attngen.cutelib.views import batch_of, head_of
-from cutlass import BFloat16, Float32, Int32, const_expr, cute
-from cutlass.cute.nvgpu import tcgen05
 
 ROWS = 128
 LAZY = 8.0  # log2: how far scores may rise above the maximum before sums are rescaled
@@ -34,7 +35,7 @@ class Place:
 
 
 def columns(place, layout, thread):
-    """Columns of tensor memory and a thread's part of them: (load, store, source, target, shape)."""
+    """(load, store, source, target, shape) of a thread's part of columns of tensor memory."""
     view = cute.make_tensor(place, layout)
     count = cute.size(layout, mode=[1])
     load = tcgen05.copy.Ld32x32bOp(tcgen05.copy.Repetition(count))
@@ -79,17 +80,17 @@ class Softmax:
             begin = block_number(j, bounds) * plan.schedule.tile_n
             masked = j < masked_of(bounds)
             shift = Float32(0.0) if const_expr(slope is None) else slope * (begin - at.row0)
+            far, constant = self._far(at, begin)
+            if const_expr(plan.near is not None):
+                shift = shift + constant
             cute.arch.mbarrier_wait(self.bars["s_full"], j & 1)
             if const_expr(fixed):
                 for part in cutlass.range_constexpr(self.parts):
-                    x = self._scores(part, at, rows[0], place, limits, begin, masked, slope)
+                    x = self._scores(part, at, rows[0], place, limits, begin, masked, slope, far)
                     l = self._weights(part, x, l, shift - m)
             else:
-                x = [
-                    self._scores(part, at, rows[0], place, limits, begin, masked, slope)
-                    for part in range(self.parts)
-                ]
-                m, rescale = self._maximum(x, m, shift)
+                x, top = self._all(at, rows[0], place, limits, begin, masked, slope, far)
+                m, rescale = self._maximum(top, m, shift)
                 cute.arch.mbarrier_wait(self.bars["c_empty"], (j & 1) ^ 1)
                 numbers[thread, index, 0] = rescale
                 cute.arch.mbarrier_arrive(self.bars["c_full"])
@@ -105,26 +106,50 @@ class Softmax:
         numbers[thread, index, LAST] = m
         cute.arch.mbarrier_arrive(self.bars["c_full"])
 
-    def _scores(self, part: int, at, row, place, limits, begin, masked, slope):
+    def _scores(self, part: int, at, row, place, limits, begin, masked, slope, far):
         """WIDE products of the row become scores over the plan's scale, -inf where masked."""
         plan = self.plan
         load, _, source, _, shape = self.sources[part]
         x = cute.make_rmem_tensor(shape, Float32)
         cute.copy(load, source, x)
         cute.arch.fence_view_async_tmem_load()
-        query, first = place.query(row, 0), Position(begin)
-        if plan.score is not None:
-            for c in range(WIDE):
-                key = first.moved(part * WIDE + c)
-                column = plan.column(at, key) if plan.column is not None else None
-                diagonal = plan.diagonal(at, query, key) if plan.diagonal is not None else None
-                x[c] = plan.score(row, x[c], column, diagonal, query, key)
+        if plan.near is not None:
+            self._unless(far, x, part, at, row, place, begin)
+        elif plan.score is not None:
+            self._spec(x, part, at, row, place, begin)
         if slope is not None:
             over = slope * (1.0 / plan.scale)
             for c in range(WIDE):
                 x[c] = fma(over, float(part * WIDE + c), x[c])
         self._mask(x, row, place, limits, begin + part * WIDE, masked)
         return x
+
+    def _spec(self, x, part: int, at, row, place, begin) -> None:
+        """The score of the spec, of each column."""
+        plan, query, first = self.plan, place.query(row, 0), Position(begin)
+        for c in range(WIDE):
+            key = first.moved(part * WIDE + c)
+            column = plan.column(at, key) if plan.column is not None else None
+            diagonal = plan.diagonal(at, query, key) if plan.diagonal is not None else None
+            x[c] = plan.score(row, x[c], column, diagonal, query, key)
+
+    @cute.jit
+    def _unless(self, far, x, part: cutlass.Constexpr, at, row, place, begin):
+        """The score of the spec in blocks near the diagonal."""
+        if not far:
+            self._spec(x, part, at, row, place, begin)
+
+    def _far(self, at, begin):
+        """(whether a block's diagonal term is one number, that number in log2 units)."""
+        plan = self.plan
+        if plan.near is None:
+            return False, None
+        query, key = Position(at.row0 + self.index * ROWS), Position(begin)
+        least = plan.distance(at, query + (ROWS - 1), key).value
+        most = plan.distance(at, query, key + (plan.schedule.tile_n - 1)).value
+        far = (most <= plan.near[0]) | (least >= plan.near[1])
+        term = plan.scale * plan.diagonal(at, query, key)
+        return far, select(far, term, Float32(0.0))
 
     @cute.jit
     def _mask(self, x, row, place, limits, begin, masked):
@@ -151,16 +176,20 @@ class Softmax:
                 kept = plan.keep(row, query, Position(begin, c))
                 x[c] = x[c] if kept else -Float32.inf
 
-    @cute.jit
-    def _maximum(self, parts, m, shift):
-        """(reference, factor for the sums so far): the old reference while it is near enough."""
-        tops = [x[0] for x in parts]
-        for c in cutlass.range_constexpr(1, WIDE):
-            for k in cutlass.range_constexpr(len(parts)):
-                tops[k] = cute.arch.fmax(tops[k], parts[k][c])
+    def _all(self, *given):
+        """(scores of all columns by parts, the greatest of them)."""
+        parts = [self._scores(part, *given) for part in range(self.parts)]
+        tops = [x[0] for x in parts]  # one chain for each part: they run side by side
+        for c in range(1, WIDE):
+            tops = [cute.arch.fmax(top, x[c]) for top, x in zip(tops, parts, strict=True)]
         top = tops[0]
-        for k in cutlass.range_constexpr(1, len(parts)):
-            top = cute.arch.fmax(top, tops[k])
+        for other in tops[1:]:
+            top = cute.arch.fmax(top, other)
+        return parts, top
+
+    @cute.jit
+    def _maximum(self, top, m, shift):
+        """(reference, factor for the sums so far): the old reference while it is near enough."""
         top = cute.arch.fmax(top * self.plan.scale + shift, m)
         safe = Float32(0.0) if top == -Float32.inf else top
         grown = m - safe

@@ -50,7 +50,15 @@ class _File:
         self.entry = Names(OWN | HOOKS).take(self.attention.name)
         library = Library(OWN | HOOKS_TAKEN | {self.entry})
         self.parts = [
-            Part(part, _schedule_of(part, schedule), library, self.entry, number, len(programs), target)
+            Part(
+                part,
+                _schedule_of(part, schedule),
+                library,
+                self.entry,
+                number,
+                len(programs),
+                target,
+            )
             for number, part in enumerate(programs)
         ]
         self.library = library
