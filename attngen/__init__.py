@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attngen import flex, nn, transformers
     from attngen.core.diagnostics import AttngenError, CallError, SpecError
     from attngen.decorator import attention
     from attngen.flex import flex_attention
@@ -18,7 +19,10 @@ __all__ = [
     "__version__",
     "attention",
     "compile",
+    "flex",
     "flex_attention",
+    "nn",
+    "transformers",
 ]
 __version__ = "0.1.0"
 
@@ -31,14 +35,17 @@ _HOMES = {
     "compile": "attngen.runtime.kernel",
     "flex_attention": "attngen.flex",
 }
+_MODULES = frozenset({"flex", "nn", "transformers"})
 
 
 def __getattr__(name: str) -> Any:
     """Imported on first use: `import attngen` must stay fast and free of torch and triton."""
-    if name not in _HOMES:
+    if name not in _HOMES and name not in _MODULES:
         raise AttributeError(f"module attngen has no attribute {name}")
     import importlib  # noqa: PLC0415 - not needed by `import attngen`
 
+    if name in _MODULES:
+        return importlib.import_module(f"attngen.{name}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -90,6 +90,10 @@ class AttentionFunction:
         """The same results by the definition, in float64."""
         return self.kernel().reference(*tensors, **by_name)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttentionFunction:
+        """Itself, as functions do."""
+        return self
+
     def __repr__(self) -> str:
         return f"<attention function {self.__name__}>"
 

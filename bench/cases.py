@@ -163,3 +163,18 @@ def mods(case: Case, device: str) -> tuple[Mod | None, Mod | None]:
     if case.kind == "full":
         return score, None
     return score, {"window": sliding, "documents": inside}.get(case.kind, causal)
+
+
+def visited(case: Case, device: str, block_q: int, block_k: int) -> float:
+    """Share of the scores in tiles with a kept element: the least that a tiled kernel computes."""
+    _, _, _, m, n, _ = case.shape
+    _, keep = mods(case, device)
+    if keep is None:
+        return 1.0
+    keys, tiles = torch.arange(n, device=device), 0
+    for row in range(0, m, block_q):
+        rows = torch.arange(row, min(row + block_q, m), device=device)
+        columns = keep(0, 0, rows[:, None], keys[None, :]).any(0)
+        columns = torch.nn.functional.pad(columns, (0, -n % block_k))
+        tiles += int(columns.view(-1, block_k).any(1).sum())
+    return tiles * block_q * block_k / (m * n)

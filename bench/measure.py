@@ -31,10 +31,39 @@ def median_ms(call: Callable[[], Any], quick: bool) -> float:
     return float(do_bench(call, warmup=warmup, rep=rep, return_mode="median"))
 
 
-def host_us(call: Callable[[], Any], calls: int) -> float:
-    """Microseconds the host spends per call; best of five rounds, the queue drained between."""
+def clean_median_ms(call: Callable[[], Any], quick: bool) -> float:
+    """The same with a last-level cache emptied by reading: no old lines are left to write back.
+
+    do_bench fills the cache with zeros; writing them back (some 40 MB) is then part of a call.
+    """
+    if not torch.cuda.is_available():
+        return median_ms(call, quick)
+    big = torch.zeros(64 << 20, device="cuda")  # 256 MiB
+    pairs = []
+    for _ in range(30 if quick else 100):
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        big.sum()
+        events[0].record()
+        call()
+        events[1].record()
+        pairs.append(events)
+    torch.cuda.synchronize()
+    times = sorted(start.elapsed_time(end) for start, end in pairs)
+    return float(times[len(times) // 2])
+
+
+def copy_rate(size: int, quick: bool) -> float:
+    """GB/s of a copy that reads and writes `size` bytes together."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = torch.ones(size // 4, device=device, dtype=torch.bfloat16)
+    target = torch.empty_like(source)
+    return size / median_ms(lambda: target.copy_(source), quick) / 1e6
+
+
+def host_us(call: Callable[[], Any], calls: int, rounds: int = 5) -> float:
+    """Microseconds the host spends per call; best of some rounds, the queue drained between."""
     best = float("inf")
-    for _ in range(5):
+    for _ in range(rounds):
         _drain()
         start = time.perf_counter()
         for _ in range(calls):
@@ -110,16 +139,27 @@ def record_launches(module, call: Callable[[], Any]) -> list[Callable[[], Any]]:
     return [r.launch for r in recorders.values() if r.launch is not None]
 
 
-def first_calls(spec: Path, shape: tuple[int, ...]) -> dict[str, float]:
-    """Seconds of the first call in a new process: with empty caches, then with full ones."""
+def first_calls(spec: Path, shape: tuple[int, ...]) -> dict[str, list[float]]:
+    """Seconds of the first call in a new process, twice: with empty caches, then with full ones.
+
+    Python's own byte code is there, as an installation leaves it: a process before them writes it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         # two caches, ours and Triton's, and nothing in them
-        environment = dict(
-            os.environ, ATTNGEN_CACHE=f"{folder}/attngen", TRITON_CACHE_DIR=f"{folder}/triton"
-        )
-        Path(folder, "attngen").mkdir(mode=0o700)
+        environment = dict(os.environ, PYTHONPYCACHEPREFIX=f"{folder}/bytecode")
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         command = [sys.executable, str(FIRST_CALL), str(spec), json.dumps(shape)]
-        return {name: _first_call(command, environment) for name in ("empty cache", "full cache")}
+
+        def called(caches: str) -> float:
+            ours = Path(folder, caches, "attngen")
+            ours.mkdir(mode=0o700, parents=True, exist_ok=True)
+            theirs = {"ATTNGEN_CACHE": str(ours), "TRITON_CACHE_DIR": f"{folder}/{caches}/triton"}
+            return _first_call(command, environment | theirs)
+
+        called("bytecode only")
+        rounds = [(called(f"{i}"), called(f"{i}")) for i in range(2)]
+        empty, full = map(list, zip(*rounds, strict=True))
+        return {"empty cache": empty, "full cache": full}
 
 
 def _first_call(command: list[str], environment: dict[str, str]) -> float:

@@ -28,6 +28,13 @@ COMMANDS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
     (
+        "Ship it",
+        (
+            ("package", "Kernels compiled ahead of time: a wheel that needs only torch."),
+            ("inspect", "What is inside a package."),
+        ),
+    ),
+    (
         "Work on attngen",
         (
             ("fuzz", "Random specs against the reference; replays and shrinks failures."),

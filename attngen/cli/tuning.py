@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict
 
 from attngen.cli.console import steps
 from attngen.cli.input import Spec
@@ -15,9 +15,10 @@ from attngen.runtime.backends import AnySchedule
 from attngen.runtime.device import compatible
 from attngen.runtime.settings import gpu_present
 from attngen.runtime.tune import Measured, tune
-from attngen.schedule.cute import CuteSchedule
+from attngen.schedule.cute import CuteSchedule, near
+from attngen.schedule.space import space
 
-TILES = tuple(itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3)))
+MOST = 40  # schedules that are tried: one takes two or three seconds, nearly all of it compiling
 
 
 def search(spec: Spec, target: Target, dtype: str) -> dict[str, str | int | bool]:
@@ -30,14 +31,13 @@ def search(spec: Spec, target: Target, dtype: str) -> dict[str, str | int | bool
             f"--tune measures on this GPU, which is {here.name}, not {target.name}",
             f"--target {here.name}",
         )
-    best, _ = search_trial(trial)
+    best, _ = search_trial(trial, MOST)
     return {name: value for name, value in asdict(best).items() if value is not None}
 
 
-def search_trial(trial: Trial) -> tuple[AnySchedule, list[Measured]]:
+def search_trial(trial: Trial, most: int) -> tuple[AnySchedule, list[Measured]]:
     """The fastest schedule for these inputs, remembered from now on, and all that were tried."""
-    request = trial.kernel.request(**trial.tensors)
-    points = candidates(trial.kernel.made(request).schedule)
+    points = candidates(trial, most)
     measured: list[Measured] = []
     with steps(len(points), "Tuning") as advance:
 
@@ -48,28 +48,16 @@ def search_trial(trial: Trial) -> tuple[AnySchedule, list[Measured]]:
         return tune(trial.kernel, trial.tensors, points, done), measured
 
 
-def candidates(start: AnySchedule) -> Sequence[AnySchedule]:
-    """The default schedule and its neighbours in tile size, warps, stages and loops."""
-    points: list[AnySchedule] = [start]
-    if isinstance(start, CuteSchedule):
-        for keys, stages in itertools.product((-32, -16, 0, 16), (2, 3)):
-            near = replace(start, tile_n=start.tile_n + keys, stages=stages)
-            points += [near, replace(near, order="free")]
-        return list(dict.fromkeys(points))
-    for block_q, block_k, warps, stages in TILES:
-        for loops in ("split", "single"):
-            points.append(
-                replace(
-                    start,
-                    block_q=block_q,
-                    block_k=block_k,
-                    warps=warps,
-                    stages=stages,
-                    loops=loops,
-                    max_registers=128 if warps == 8 and block_q * block_k <= 8192 else None,
-                )
-            )
-    return list(dict.fromkeys(points))
+def candidates(trial: Trial, most: int) -> list[AnySchedule]:
+    """The default schedule and those nearest to it, at most so many."""
+    spec, request = trial.kernel.spec, trial.kernel.request(**trial.tensors)
+    default = trial.kernel.made(request).schedule
+    points: Iterator[AnySchedule]
+    if isinstance(default, CuteSchedule):
+        points = near(default)
+    else:
+        points = space(spec.program(request), request.target, spec.options, short=request.short)
+    return list(itertools.islice(points, most))
 
 
 def require_gpu() -> None:

@@ -14,7 +14,8 @@ class Target:
     shared_memory: bytes one program may use; shared_memory_sm: bytes of one multiprocessor;
     registers: 32-bit registers of one multiprocessor; warp: threads of a warp;
     descriptors: hardware tensor descriptors (TMA); tanh_approx: PTX `tanh.approx.f32`;
-    l2: bytes of the last-level cache; multiprocessors: of the largest part sold.
+    l2: bytes of the last-level cache; multiprocessors: of the largest part sold;
+    dependent_launch: a kernel can be launched while the one that it waits for ends.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Target:
     registers: int = 65536
     descriptors: bool = False
     tanh_approx: bool = False
+    dependent_launch: bool = False
 
 
 def _cuda(arch: int, block_kib: int, sm_kib: int, sms: int, l2_mib: int) -> Target:
@@ -41,6 +43,7 @@ def _cuda(arch: int, block_kib: int, sm_kib: int, sms: int, l2_mib: int) -> Targ
         l2_mib << 20,
         descriptors=arch >= 90,
         tanh_approx=True,
+        dependent_launch=arch >= 90,
     )
 
 

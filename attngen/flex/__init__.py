@@ -7,18 +7,24 @@ are derived from its formula, so no block mask has to be built.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeAlias
 
 import torch
 
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.flex.block_mask import mask_of
-from attngen.flex.traces import Extents, Question, Traces
+from attngen.flex.maker import POSITIONS, Extents, Question
+from attngen.flex.shortcut import Shortcuts, code_of
+from attngen.flex.traces import Traces
+from attngen.frontend.trace_spec import Asked
 from attngen.runtime.kernel import Kernel
 
+SHORTCUTS = Shortcuts()
 TRACES = Traces()  # of this process: a callable is traced once
+Prepared: TypeAlias = "tuple[Kernel, list[torch.Tensor]]"
 _NO_FACTS: Mapping[str, str] = {}
+_OUT, _OUT_LSE = Asked(), Asked(lse=True)
 
 
 def flex_attention(
@@ -35,26 +41,74 @@ def flex_attention(
     return_aux: Any = None,
     mask_mod: Callable[..., Any] | None = None,
     facts: Mapping[str, str] = _NO_FACTS,
+    align: str = "start",
 ) -> Any:
     """softmax(score_mod(q . k * scale)) v over the keys that the mask keeps.
 
     query [B, Hq, Sq, D], key [B, Hkv, Skv, D], value [B, Hkv, Skv, Dv]; block_mask: its mask_mod is
     used and its tables are not; mask_mod: the same without a BlockMask (both: keys that both keep);
-    scale: default 1 / sqrt(D); facts: {"doc": "sorted"} for captured tensors; kernel_options are
-    accepted and not needed. Returns out [B, Hq, Sq, Dv], with return_lse also lse [B, Hq, Sq] (f32,
-    natural), with return_aux = AuxRequest(lse=True) an AuxOutput with it. A row with no key gives 0
-    and -inf. CallError: arguments that do not fit; SpecError: a callable that cannot be traced,
-    with the place in its file.
+    scale: default 1 / sqrt(D); facts: {"doc": "sorted"} for captured tensors; align: "start" as in
+    torch, or "end": q_idx of the last query is that of the last key, as in decoding with a cache;
+    kernel_options are accepted and not needed. Returns out [B, Hq, Sq, Dv], with return_lse also
+    lse [B, Hq, Sq] (f32, natural), with return_aux = AuxRequest(lse=True, max_scores=True) an
+    AuxOutput with them (the scores without a gradient, as in torch). A row with no key gives 0 and
+    -inf. CallError: arguments that do not fit; SpecError: a callable that cannot be traced, with
+    the place in its file.
     """
-    if return_aux is not None and return_aux.max_scores:
-        fix = "return_aux=AuxRequest(lse=True)"
-        raise CallError(Diagnostic("E521", "max_scores is not built yet", help=fix))
-    wanted = return_lse or (return_aux is not None and return_aux.lse)
-    kernel, arguments = _prepared(
-        query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, wanted, facts
-    )
-    results = kernel(*arguments)
-    return results if return_aux is None else _aux(results, wanted)
+    if return_aux is None:
+        kernel, arguments = _prepared(
+            query,
+            key,
+            value,
+            score_mod,
+            block_mask,
+            mask_mod,
+            scale,
+            enable_gqa,
+            _OUT_LSE if return_lse else _OUT,
+            facts,
+            align,
+        )
+        return kernel(*arguments)
+    if return_lse:
+        message = "return_lse and return_aux were both given"
+        raise CallError(
+            Diagnostic("E521", message, help="leave return_lse out: AuxRequest(lse=True) asks")
+        )
+    given = (query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa)
+    return _with_aux(lambda asked: _prepared(*given, asked, facts, align), return_aux)
+
+
+# its callables are looked at in Python: torch.compile runs it as it is, between two graphs
+flex_attention._torchdynamo_disable = True  # type: ignore[attr-defined]
+flex_attention._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+    "attngen.flex_attention looks at its callables in Python. For one graph make the kernel before:"
+    " kernel = attngen.flex.flex_kernel(q, k, v, ...), and call kernel(q, k, v, *captured) inside."
+)
+
+
+def _with_aux(prepared: Callable[[Asked], Prepared], wanted: Any) -> Any:
+    """(out, AuxOutput). The largest scores of a call with gradients are a call of their own."""
+    from torch.nn.attention.flex_attention import AuxOutput  # noqa: PLC0415 - slow to import
+
+    kernel, arguments = prepared(Asked(True, wanted.lse, wanted.max_scores))
+    trained = torch.is_grad_enabled() and any(x.requires_grad for x in arguments)
+    if not (trained and wanted.max_scores):
+        return _aux(kernel(*arguments), wanted, AuxOutput)
+    with torch.no_grad():
+        kernel, arguments = prepared(Asked(False, False, True))
+        most = kernel(*arguments)
+    kernel, arguments = prepared(Asked(True, wanted.lse))
+    found = kernel(*arguments)
+    return _aux((*found, most) if wanted.lse else (found, most), wanted, AuxOutput)
+
+
+def _aux(results: Any, wanted: Any, kind: Any) -> Any:
+    if not (wanted.lse or wanted.max_scores):
+        return results, kind(lse=None, max_scores=None)
+    out, *rest = results
+    lse = rest.pop(0) if wanted.lse else None
+    return out, kind(lse=lse, max_scores=rest.pop(0) if wanted.max_scores else None)
 
 
 def flex_kernel(
@@ -70,11 +124,11 @@ def flex_kernel(
     *,
     mask_mod: Callable[..., Any] | None = None,
     facts: Mapping[str, str] = _NO_FACTS,
+    align: str = "start",
 ) -> Kernel:
     """The kernel that `flex_attention` uses here: `.source`, `.explain()` and so on."""
-    kernel, arguments = _prepared(
-        query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, return_lse, facts
-    )
+    given = (query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa)
+    kernel, arguments = _prepared(*given, Asked(lse=return_lse), facts, align)
     if query.numel() and key.numel():
         kernel.made(kernel.request(*arguments))
     return kernel
@@ -98,20 +152,56 @@ def _prepared(
     mask_mod: Callable[..., Any] | None,
     scale: float | None,
     enable_gqa: bool,
-    return_lse: bool,
+    asked: Asked,
     facts: Mapping[str, str],
-) -> tuple[Kernel, list[torch.Tensor]]:
-    extents = _extents(query, key, value, enable_gqa)
-    sizes = extents.sizes
+    align: str,
+) -> Prepared:
+    if not (_has_four_axes(query) and _has_four_axes(key)):
+        _extents(query, key, value, enable_gqa)  # says what is wrong
     if block_mask is not None:
-        own = mask_of(block_mask, sizes["Sq"], sizes["Skv"])
+        own = mask_of(block_mask, query.shape[2], key.shape[2])
         mask_mod = own if mask_mod is None else _both(own, mask_mod)
+    call: Hashable = None
+    if not facts and (asked is _OUT or asked is _OUT_LSE):
+        mods = code_of(score_mod), code_of(mask_mod)
+        shapes = query.shape, key.shape, getattr(value, "shape", None)
+        call = (*mods, *shapes, scale, enable_gqa, asked.lse, align)
+        known = SHORTCUTS.find(call, score_mod, mask_mod)
+        if known is not None:
+            return known[0], [query, key, value, *known[1]]
+    extents = _extents(query, key, value, enable_gqa)
+    found = TRACES.find(
+        _question(score_mod, mask_mod, scale, asked, facts, align, extents), extents
+    )
+    batch = extents.sizes["B"]
+    if call is not None and key.shape[0] == value.shape[0] == batch:
+        SHORTCUTS.keep(call, score_mod, mask_mod, found, extents)
+    key, value = (_batched(x, batch) for x in (key, value))
+    return found.trace.kernel, [query, key, value, *found.arguments]
+
+
+def _question(
+    score_mod: Callable[..., Any] | None,
+    mask_mod: Callable[..., Any] | None,
+    scale: float | None,
+    asked: Asked,
+    facts: Mapping[str, str],
+    align: str,
+    extents: Extents,
+) -> Question:
+    """What a call asks for; CallError E513, E521."""
     if scale is not None and not math.isfinite(scale):
         raise CallError(Diagnostic("E513", f"scale is {scale}", help="pass a finite number"))
-    question = Question(score_mod, mask_mod, scale, return_lse, facts)
-    kernel, captured = TRACES.find(question, extents)
-    key, value = (_batched(x, sizes["B"]) for x in (key, value))
-    return kernel, [query, key, value, *captured]
+    if align not in POSITIONS:
+        message = f"align is {align!r:.40}"
+        raise CallError(Diagnostic("E521", message, help='align="start" or align="end"'))
+    if extents.sizes["Sq"] == extents.sizes["Skv"]:
+        align = "start"  # the same, and tensors along the queries are read as they lie
+    return Question(score_mod, mask_mod, scale, asked, facts, align)
+
+
+def _has_four_axes(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.ndim == 4
 
 
 def _extents(q: Any, k: Any, v: Any, grouped: bool) -> Extents:
@@ -132,13 +222,6 @@ def _extents(q: Any, k: Any, v: Any, grouped: bool) -> Extents:
 
 def _batched(x: torch.Tensor, batch: int) -> torch.Tensor:
     return x if x.shape[0] == batch else x.expand(batch, -1, -1, -1) if x.shape[0] == 1 else x
-
-
-def _aux(results: Any, lse: bool) -> Any:
-    from torch.nn.attention.flex_attention import AuxOutput  # noqa: PLC0415 - slow to import
-
-    out, found = results if lse else (results, None)
-    return out, AuxOutput(lse=found, max_scores=None)
 
 
 def _both(a: Callable[..., Any] | None, b: Callable[..., Any]) -> Callable[..., Any]:

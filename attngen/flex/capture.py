@@ -1,12 +1,16 @@
 """What a Python callable depends on: its code, the constants and the tensors it can reach.
 
 Two calls with equal fingerprints give equal formulas, so a trace is made once. Tensors count by
-their place only; their contents and shapes may change from call to call.
+their place only; their contents and shapes may change from call to call. The walk is part of every
+call, so it is written to be quick: what does not change is remembered by code object, and objects
+stand in a fingerprint by their id (whoever keeps a fingerprint keeps `alive` with it).
 """
 
 from __future__ import annotations
 
+import dis
 import functools
+import sys
 import types
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,46 +20,87 @@ import torch
 
 DEEPEST = 8
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
-
-
-@dataclass(frozen=True, eq=False)
-class Same:
-    """An object that equals itself only, kept alive so that its id is not used again."""
-
-    value: Any
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and other.value is self.value
+EXACT = frozenset({bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.Size})
+ONE = (types.ModuleType, type, types.BuiltinFunctionType)  # equal to themselves only
+MOST_CODES = 4096
+FIXED = sys.stdlib_module_names - {"__main__"} | {"torch", "numpy", "attngen"}
+ABSENT: Any = object()
+_TORCH = str(torch.__path__[0])
 
 
 @dataclass
 class Walk:
-    """One walk over callables; tensors: (name of the variable, tensor) in the order of the walk."""
+    """One walk over callables; tensors: (name of the variable, tensor) in the order of the walk.
+
+    alive: the objects whose ids stand in the fingerprint; owners: modules, classes and instances of
+    classes with attributes that may change; names: all that the functions met so far look up.
+    """
 
     tensors: list[tuple[str, torch.Tensor]] = field(default_factory=list)
+    alive: list[Any] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)
+    owners: list[Any] = field(default_factory=list)
+    names: dict[str, None] = field(default_factory=dict)
+
+    def all_of(self, values: tuple[Any, ...]) -> Hashable:
+        """A key for callables and everything they reach, attributes of modules and classes too."""
+        key = self._all(values, "", 0)
+        if not self.owners:
+            return key
+        found: list[Hashable] = []
+        done: set[tuple[int, str]] = set()
+        while todo := [p for o in self.owners for n in self.names if (p := (id(o), n)) not in done]:
+            owners = {id(o): o for o in self.owners}
+            for owner, name in todo:
+                done.add((owner, name))
+                value = attribute(owners[owner], name)
+                if value is not ABSENT:
+                    found.append((owner, name, self.fingerprint(value, name, 1)))
+        return key, tuple(found)
+
+    @property
+    def reached(self) -> list[torch.Tensor]:
+        """The tensors alone."""
+        return [tensor for _, tensor in self.tensors]
 
     def fingerprint(self, value: Any, name: str = "", depth: int = 0) -> Hashable:
         """A key for whatever the value is."""
+        kind = type(value)
+        if kind in EXACT:
+            return kind, value
         if isinstance(value, PLAIN):
-            return type(value).__name__, repr(value) if isinstance(value, float) else value
-        if id(value) in self.seen:
-            return "again", self.seen[id(value)]
+            return kind, repr(value)  # tells -0.0 from 0.0, and NaN is itself
+        known = self.seen.get(id(value))
+        if known is not None:
+            return "again", known
         if depth > DEEPEST:
-            return Same(value)
+            return self._itself(value)
         self.seen[id(value)] = len(self.seen)
         if isinstance(value, torch.Tensor):
             self.tensors.append((name, value))
             return "tensor", value.dtype, value.ndim
         return self._compound(value, name, depth + 1)
 
+    def _itself(self, value: Any) -> Hashable:
+        self.alive.append(value)
+        return id(value)
+
+    def _owner(self, value: Any) -> Hashable:
+        """A module or class by itself; what functions look up in it follows."""
+        if not fixed(value):
+            self.owners.append(value)
+        return self._itself(value)
+
     def _compound(self, value: Any, name: str, depth: int) -> Hashable:
+        if type(value) is types.FunctionType:
+            return self._function(value, depth)
+        if isinstance(value, ONE):
+            return self._owner(value)
         match value:
-            case types.FunctionType():
-                return self._function(value, depth)
+            case property():
+                return self._all((value.fget, value.fset), name, depth)
+            case staticmethod() | classmethod():
+                return self.fingerprint(value.__func__, name, depth)
             case types.MethodType():
                 return self._all((value.__func__, value.__self__), name, depth)
             case functools.partial():
@@ -63,58 +108,115 @@ class Walk:
                     value.keywords, depth
                 )
             case list() | tuple():
-                return type(value).__name__, self._all(tuple(value), name, depth)
+                return type(value), self._all(tuple(value), name, depth)
             case dict():
                 return self._items(value, depth)
-            case types.ModuleType() | type() | types.BuiltinFunctionType():
-                return Same(value)
-        return Same(type(value)), self._items(_attributes(value), depth)
+        return self._instance(value, depth)
+
+    def _instance(self, value: Any, depth: int) -> Hashable:
+        """An object: its class, its own attributes, and what it does when it is called."""
+        kind = type(value)
+        called = attribute(kind, "__call__") if not fixed(kind) else ABSENT
+        if not fixed(kind):
+            self.owners.append(value)
+        key = self._owner(kind), self._items(_attributes(value), depth)
+        return key if called is ABSENT else (*key, self.fingerprint(called, "", depth))
 
     def _all(self, values: tuple[Any, ...], name: str, depth: int) -> Hashable:
-        return tuple(self.fingerprint(v, name, depth) for v in values)
+        return tuple([self.fingerprint(v, name, depth) for v in values])
 
     def _items(self, values: Mapping[Any, Any], depth: int) -> Hashable:
         return tuple(
-            (Same(k) if not isinstance(k, str) else k, self.fingerprint(v, str(k), depth))
-            for k, v in values.items()
+            [
+                (k if type(k) is str else self._itself(k), self.fingerprint(v, str(k), depth))
+                for k, v in values.items()
+            ]
         )
 
     def _function(self, function: types.FunctionType, depth: int) -> Hashable:
         code = function.__code__
-        if code.co_filename.startswith(_TORCH):
-            return Same(code), self._items(_cells(function), depth)
-        named = {n: function.__globals__[n] for n in _names(code) if n in function.__globals__}
-        return (
-            Same(code),
-            self._items(_cells(function), depth),
-            self._items(named, depth),
-            self._all(function.__defaults__ or (), "", depth),
-            self._items(function.__kwdefaults__ or {}, depth),
-        )
+        free, named, every = names_of(code)
+        self.names.update(every)
+        found: list[Hashable] = [self._itself(code)]
+        for variable, cell in zip(free, function.__closure__ or (), strict=True):
+            try:
+                content = cell.cell_contents
+            except ValueError:  # the variable is not bound yet
+                continue
+            found.append((variable, self.fingerprint(content, variable, depth)))
+        space = function.__globals__
+        for variable in named:
+            if variable in space:
+                found.append((variable, self.fingerprint(space[variable], variable, depth)))
+        if function.__defaults__:
+            found.append(self._all(function.__defaults__, "", depth))
+        if function.__kwdefaults__:
+            found.append(self._items(function.__kwdefaults__, depth))
+        return tuple(found)
 
 
-_TORCH = str(torch.__path__[0])
+def names_of(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, None]]:
+    """Variables of the closure, names looked up in the module, and all names, of attributes too.
+
+    Functions of torch look up nothing that changes.
+    """
+    known = _CODES.get(id(code))
+    if known is None:
+        named: tuple[str, ...] = ()
+        every: dict[str, None] = {}
+        if not code.co_filename.startswith(_TORCH):
+            named = tuple(dict.fromkeys(_looked_up(code)))
+            every = dict.fromkeys(_all_names(code))
+        if len(_CODES) >= MOST_CODES:
+            _CODES.clear()
+        known = _CODES[id(code)] = (code, code.co_freevars, named, every)
+    return known[1:]
 
 
-def _cells(function: types.FunctionType) -> dict[str, Any]:
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells if _filled(cell)}
+_CODES: dict[int, tuple[types.CodeType, tuple[str, ...], tuple[str, ...], dict[str, None]]] = {}
 
 
-def _filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - raises if the variable is not bound yet
-    except ValueError:
-        return False
-    return True
+def _looked_up(code: types.CodeType) -> Iterator[str]:
+    """Names a function looks up in its module, those of inner functions too."""
+    for step in dis.get_instructions(code):
+        if "GLOBAL" in step.opname or step.opname == "LOAD_NAME":
+            yield step.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _looked_up(constant)
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    """Names a function may look up in its module, those of inner functions too."""
+def _all_names(code: types.CodeType) -> Iterator[str]:
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+            yield from _all_names(constant)
+
+
+def fixed(value: Any) -> bool:
+    """Whether a module, class or built-in is of a library whose attributes nobody changes."""
+    name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+    return str(name).partition(".")[0] in FIXED or isinstance(value, types.BuiltinFunctionType)
+
+
+def attribute(owner: Any, name: str) -> Any:
+    """What the owner has under a name, without running anything; ABSENT for nothing.
+
+    Of an instance only what its class keeps in slots: the rest is known.
+    """
+    if isinstance(owner, types.ModuleType):
+        return vars(owner).get(name, ABSENT)
+    if isinstance(owner, type):
+        classes = (c for c in owner.__mro__ if not fixed(c))
+        found = next((vars(c)[name] for c in classes if name in vars(c)), ABSENT)
+        return ABSENT if isinstance(found, types.MemberDescriptorType) else found
+    slot = next((vars(c)[name] for c in type(owner).__mro__ if name in vars(c)), None)
+    if not isinstance(slot, types.MemberDescriptorType):
+        return ABSENT
+    try:
+        return slot.__get__(owner)
+    except AttributeError:  # an empty slot
+        return ABSENT
 
 
 def _attributes(value: Any) -> dict[str, Any]:

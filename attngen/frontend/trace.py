@@ -29,7 +29,8 @@ class Slot:
 
     alike: for each axis the axes of the streams that have its size ("B", "Hq", "Sq", "Skv");
     reads: the indices of each element read, in order; rows: of each whole row, with its side;
-    fixed: axes whose size the trace relied on.
+    fixed: axes whose size the trace relied on; buckets: whether the last axis is a table, whose
+    size is part of the kernel.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Slot:
     reads: list[tuple[Expr, ...]] = field(default_factory=list)
     rows: list[tuple[tuple[Expr, ...], Side]] = field(default_factory=list)
     fixed: set[int] = field(default_factory=set)
+    buckets: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -313,9 +315,9 @@ def dot(a: Any, b: Any) -> Any:
     return Vector(tuple(apply("mul", x, y) for x, y in zip(left, right, strict=True))).fold("add")
 
 
-def positions(make: Callable[[Expr], Traced]) -> tuple[Traced, ...]:
-    """What a callable gets as b, h, q_idx and kv_idx."""
-    return tuple(make(Index(name)) for name in ("b", "h", "q_idx", "kv_idx"))
+def positions(make: Callable[[Expr], Traced], query: str = "q_idx") -> tuple[Traced, ...]:
+    """What a callable gets as b, h, q_idx and kv_idx; query: the query's, counted as wanted."""
+    return tuple(make(Index(name)) for name in ("b", "h", query, "kv_idx"))
 
 
 def _leads(i: Expr, names: frozenset[str], size: int) -> bool:

@@ -26,6 +26,7 @@ from attngen.ir.expr import (
     Size,
     Softmax,
     Sum,
+    Top,
     Where,
 )
 from attngen.ir.verify import verify
@@ -64,6 +65,26 @@ class Shapes:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Which results a program has, in this order."""
+
+    out: bool = True
+    lse: bool = False
+    most: bool = False
+
+    def outputs(self, score: Expr, value: Expr) -> tuple[tuple[str, Expr], ...]:
+        """Their names and formulas; most: the largest kept score, -inf for an empty row."""
+        made: list[tuple[str, Expr]] = []
+        if self.out:
+            made.append(("out", Sum(build.mul(Softmax(score, None), value))))
+        if self.lse:
+            made.append(("lse", LogSumExp(score, None)))
+        if self.most:
+            made.append(("most", Top(score, 1, "values")))
+        return tuple(made)
+
+
+@dataclass(frozen=True)
 class Guard:
     """What a program relies on: axis `axis` of the slot has the size of the stream axis `name`."""
 
@@ -92,7 +113,7 @@ def plain_score(scale: float | None) -> Expr:
 
 
 def traced_program(
-    name: str, shapes: Shapes, score: Expr, mask: Expr | None, slots: Sequence[Slot], lse: bool
+    name: str, shapes: Shapes, score: Expr, mask: Expr | None, slots: Sequence[Slot], asked: Asked
 ) -> TracedProgram:
     """The program of a traced score and mask.
 
@@ -104,14 +125,11 @@ def traced_program(
     used = tuple(i for i, s in enumerate(slots) if s.reads or s.rows)
     named = [_Named(i, slots[i], shapes) for i in used]
     value = Row("v", Side.KEY, shapes.name("Dv"), 0)
-    outputs: list[tuple[str, Expr]] = [("out", Sum(build.mul(Softmax(score, None), value)))]
-    if lse:
-        outputs.append(("lse", LogSumExp(score, None)))
     attention = Attention(
         name,
         (*shapes.streams(), *(n.tensor() for n in named)),
         NEVER if mask is build.FALSE else mask,
-        tuple(outputs),
+        asked.outputs(score, value),
         same_length=shapes.one_length,
         names={score: "score"},
     )
@@ -204,7 +222,7 @@ class _Named:
 
     def _axis(self, i: int) -> Axis:
         slot = self.slot
-        if slot.rows and i == len(slot.shape) - 1:
+        if (slot.rows or slot.buckets) and i == len(slot.shape) - 1:
             return Axis(str(slot.shape[i]), "feature", slot.shape[i])
         name = self._stream_axis(i)
         if name is not None:

@@ -80,7 +80,7 @@ SETTINGS: dict[str, tuple[str | int, ...] | str | range] = {
     "stages": range(1, 9),
     "max_registers": range(24, 256),
     "loads": ("descriptor", "pointer"),
-    "loops": ("split", "single"),
+    "loops": ("split", "single", "joined"),
     "precision": ("tf32", "ieee"),
     "backend": ("triton", "cute"),
     "numerics": ("fast", "exact"),

@@ -1,9 +1,9 @@
-"""The expression IR: a dozen frozen, hash-consed node classes and one union.
+"""The expression IR: frozen, hash-consed node classes and one union.
 
-Equal expressions are the same object, so equality is `is`, common subexpressions are shared by
-construction, and "the same dot" needs no search. Every node knows three facts, inferred from its
-arguments: `axes` (the positions its value varies along), `feature` (its feature axis, if it is a
-row) and `kind` (bool, int or float). Idea of levels and hash-consing: docs/adr/0001.
+Every node knows three facts, inferred from its arguments: `axes` (the positions its value varies
+along), `feature` (its feature axis, if it is a row) and `kind` (bool, int or float). Their base is
+in `attngen.ir.node`, the reductions over keys in `attngen.ir.reductions`; all are imported from
+here.
 
 Canonical forms kept by the smart constructors of `attngen.ir.build`, which is the way to make
 nodes: `a - b` is `a + -1 * b`, `a / b` is `a * recip(b)`, `a > b` is `b < a`.
@@ -11,75 +11,57 @@ nodes: `a - b` is `a + -1 * b`, `a / b` is `a * recip(b)`, `a > b` is `b < a`.
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
-from weakref import WeakValueDictionary
+from dataclasses import dataclass
+from typing import TypeAlias
 
-Kind: TypeAlias = Literal["bool", "int", "float"]
-Extent: TypeAlias = "str | int"  # a feature axis: its name in the spec ("D"), or its size
+from attngen.ir.node import Axes, Extent, Kind, Node, Side
+from attngen.ir.reductions import (
+    Hot,
+    Known,
+    LogSumExp,
+    Recomputed,
+    Reduced,
+    Softmax,
+    Sum,
+    Top,
+)
 
-
-class Axes(enum.Flag):
-    """Positions a value varies along: the first four in attention, TIME only in recurrences."""
-
-    NONE = 0
-    BATCH = enum.auto()
-    HEAD = enum.auto()
-    QUERY = enum.auto()
-    KEY = enum.auto()
-    TIME = enum.auto()
-    TILE = QUERY | KEY
-
-
-class Side(enum.Enum):
-    """Which position a stream's row belongs to."""
-
-    QUERY = "query"
-    KEY = "key"
-    TIME = "time"
-
-    @property
-    def axis(self) -> Axes:
-        """The axis a row of this side varies along."""
-        return {Side.QUERY: Axes.QUERY, Side.KEY: Axes.KEY, Side.TIME: Axes.TIME}[self]
-
-
-class _Interned(type):
-    """Makes equal nodes one object: `Cls(*args)` returns the node already built from `args`."""
-
-    _table: ClassVar[WeakValueDictionary[tuple[Any, ...], Any]] = WeakValueDictionary()
-
-    def __call__(cls, *args: Any) -> Any:
-        # 1, 1.0 and True are equal in Python but are different constants
-        key = (cls, *args, *(type(a) for a in args))
-        node = _Interned._table.get(key)
-        if node is None:
-            node = _Interned._table.setdefault(key, super().__call__(*args))
-        return node
-
-
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
-class Node(metaclass=_Interned):
-    """Base of all expressions. Do not instantiate.
-
-    axes: positions the value varies along; feature: extent of its feature axis, or None for a
-    number; kind: what the number is.
-    """
-
-    axes: Axes = field(init=False, repr=False)
-    feature: Extent | None = field(init=False, repr=False)
-    kind: Kind = field(init=False, repr=False)
-
-    def _facts(self, axes: Axes, feature: Extent | None, kind: Kind) -> None:
-        object.__setattr__(self, "axes", axes)
-        object.__setattr__(self, "feature", feature)
-        object.__setattr__(self, "kind", kind)
-
-    @property
-    def level(self) -> Axes:
-        """`axes` without batch and head: NONE scalar, QUERY row, KEY column, TILE both."""
-        return self.axes & Axes.TILE
+__all__ = [
+    "ARITHMETIC",
+    "Axes",
+    "Binary",
+    "COMPARE",
+    "Cast",
+    "Const",
+    "Dot",
+    "Expr",
+    "Extent",
+    "Hot",
+    "Index",
+    "Kind",
+    "Known",
+    "LOGIC",
+    "Load",
+    "LogSumExp",
+    "MatMul",
+    "Node",
+    "Outer",
+    "Recomputed",
+    "Reduced",
+    "Row",
+    "Side",
+    "Size",
+    "Softmax",
+    "State",
+    "Sum",
+    "Top",
+    "UNARY",
+    "Unary",
+    "Uniform",
+    "Where",
+    "children",
+    "matrix",
+]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -258,124 +240,6 @@ class Uniform(Node):
 
     def __post_init__(self) -> None:
         self._facts(Axes.BATCH | Axes.HEAD | Axes.TILE, None, "float")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Softmax(Node):
-    """Weights over the keys: exp(score - log(sum exp(score) + exp(sink))), zero where masked."""
-
-    score: Expr
-    sink: Expr | None
-
-    def __post_init__(self) -> None:
-        extra = self.sink.axes if self.sink is not None else Axes.NONE
-        self._facts(self.score.axes | extra | Axes.TILE, None, "float")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Sum(Node):
-    """Sum over the kept keys (of a number or of a row)."""
-
-    x: Expr
-
-    def __post_init__(self) -> None:
-        self._facts((self.x.axes & ~Axes.KEY) | Axes.QUERY, self.x.feature, "float")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class LogSumExp(Node):
-    """log(sum over kept keys of exp(score) + exp(sink)), natural; -inf for an empty row."""
-
-    score: Expr
-    sink: Expr | None
-
-    def __post_init__(self) -> None:
-        extra = self.sink.axes if self.sink is not None else Axes.NONE
-        self._facts((self.score.axes & ~Axes.KEY) | extra | Axes.QUERY, None, "float")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Top(Node):
-    """The `count` largest kept scores of a row, largest first, ties by lowest index.
-
-    part: "values" or "indices". count 1: a number; else a row of that width. Slots past the number
-    of kept keys hold -inf and index -1. `argmin(x)` is `-Top(-x)`.
-    """
-
-    score: Expr
-    count: int
-    part: str
-
-    def __post_init__(self) -> None:
-        axes = (self.score.axes & ~Axes.KEY) | Axes.QUERY
-        feature = self.count if self.count > 1 else None
-        self._facts(axes, feature, "int" if self.part == "indices" else "float")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Reduced(Node):
-    """A row value known after the loop over keys; made by the online pass.
-
-    what: "lse" (natural logarithm of the sum of class `index`), "moment" (accumulator `index` over
-    the normalisers `norms`), "values" or "indices" (of top list `index`).
-    """
-
-    what: str
-    index: int
-    norms: tuple[Expr, ...]
-    width: Extent | None
-
-    def __post_init__(self) -> None:
-        kind: Kind = "int" if self.what == "indices" else "float"
-        self._facts(Axes.BATCH | Axes.HEAD | Axes.QUERY, self.width, kind)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Known(Node):
-    """A value read under its name in a backward program; made by the differentiation pass.
-
-    A gradient (of a result, or summed by an earlier loop), a result read back, a number of the row
-    kernel; or `keep`: whether the mask keeps the pair. Nothing is differentiated through it.
-    varies: its axes; width: extent of its feature axis, or None; number: its kind.
-    """
-
-    name: str
-    varies: Axes
-    width: Extent | None
-    number: Kind
-
-    def __post_init__(self) -> None:
-        self._facts(self.varies, self.width, self.number)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Recomputed(Node):
-    """Softmax weights from a saved normaliser: exp(score - norm), in a backward program.
-
-    index: of the class; norm: `Reduced("lse", index)` or that with a sink, a constant of the tile.
-    0 where the mask drops the pair, where the score is -inf and on rows without keys.
-    """
-
-    index: int
-    score: Expr
-    norm: Expr
-
-    def __post_init__(self) -> None:
-        self._facts(self.score.axes | self.norm.axes | Axes.TILE, None, "float")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Hot(Node):
-    """values[slot] at the key indices[slot], 0 at all other keys: the gradient of a top list.
-
-    Both are rows of one width over the slots; index -1 is no key.
-    """
-
-    indices: Expr
-    values: Expr
-
-    def __post_init__(self) -> None:
-        self._facts(self.indices.axes | self.values.axes | Axes.TILE, None, "float")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,29 +1,29 @@
-"""Gradients of a kernel's calls: which calls have them, and how forward and backward are run."""
+"""Which calls have gradients, and how forward and backward of a kernel are run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Attention, Tensor
 from attngen.runtime.checks import Call
 from attngen.runtime.direct import Entry
 from attngen.runtime.launch import Copy, Plan, align, aligned, signature
-from attngen.runtime.scalars import Scalar
+from attngen.runtime.step import Forward
 
 if TYPE_CHECKING:
     from attngen.runtime.kernel import Kernel
-    from attngen.runtime.operators import Operators
     from attngen.runtime.specialise import Request
     from attngen.runtime.training import Training, Wiring
 
 Values: TypeAlias = "Sequence[Any]"
-Start: TypeAlias = "Callable[[Values], tuple[Plan, Any]]"
 FLOATS = (Dtype.HALF, Dtype.F16, Dtype.BF16, Dtype.F32)
+ORDINARY = (torch.Tensor, torch.nn.Parameter)
 PLANS = 1024  # remembered signatures of each direction
 
 
@@ -37,49 +37,55 @@ def has_gradient(attention: Attention) -> bool:
     return any(e.kind != "int" for _, e in attention.outputs)
 
 
-def dense(value: Any) -> bool:
+def halves(declared: Sequence[Tensor]) -> tuple[int, ...]:
+    """Positions of the arguments that autocast casts: those declared `half`."""
+    return tuple(i for i, t in enumerate(declared) if t.dtype is Dtype.HALF)
+
+
+def autocast(values: Values, places: Sequence[int]) -> tuple[Any, ...]:
+    """The arguments as torch's own attention has them under autocast: in its dtype, from any.
+
+    Float64 stays, as there; so do inputs declared `f32`, whose rounding would change the formula.
+    """
+    out = list(values)
+    for i in places:
+        x = out[i]
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            continue
+        if torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64:
+            out[i] = x.to(torch.get_autocast_dtype(x.device.type))
+    return tuple(out)
+
+
+def in_graph(key: Hashable | None, values: Values) -> bool:
+    """Whether tensors stand for others, so that only the operators can take them.
+
+    CallError E523: tensors of torch.func's transforms.
+    """
+    for value in values:
+        if isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(
+            value
+        ):
+            message = "a kernel was called inside torch.vmap or another transform of torch.func"
+            fix = "pass the batch as the axis B of the tensors; torch.autograd gives gradients"
+            raise CallError(Diagnostic("E523", message, help=fix))
+    return (key is None and all(map(_dense, values))) or any(map(_stands_for_another, values))
+
+
+def _dense(value: Any) -> bool:
     """Whether it may stand for a tensor while a graph is traced, when it has no address."""
     tensor = isinstance(value, torch.Tensor)
     return not tensor or (value.layout is torch.strided and value.device.type != "meta")
 
 
-def fake(value: Any) -> bool:
-    """Whether it is a tensor without contents."""
-    if not isinstance(value, torch.Tensor) or type(value) in (torch.Tensor, torch.nn.Parameter):
+def _stands_for_another(value: Any) -> bool:
+    """Whether it is a tensor without contents of its own."""
+    if not isinstance(value, torch.Tensor) or type(value) in ORDINARY:
         return False
     from torch._subclasses.fake_tensor import is_fake  # noqa: PLC0415 - rarely needed
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass  # noqa: PLC0415
 
-    return bool(is_fake(value))
-
-
-class Switch:
-    """What a call with tensors that require a gradient does: it depends on torch's grad mode."""
-
-    __slots__ = ("operators", "plain", "scalars", "start")
-
-    def __init__(
-        self, operators: Operators, scalars: Sequence[tuple[int, Scalar]], start: Start
-    ) -> None:
-        self.operators, self.scalars, self.start = operators, scalars, start
-        self.plain: Plan | None = None
-
-    def run(self, values: Values) -> Any:
-        """The result, or the tuple of results."""
-        if torch.is_grad_enabled():
-            return self.operators.call(self._numbers(values))
-        if self.plain is not None:
-            return self.plain.run(values)
-        self.plain, results = self.start(values)
-        return results
-
-    def _numbers(self, values: Values) -> Values:
-        """Run-time scalars checked and clamped; tensors stay, they may want a gradient."""
-        if not self.scalars:
-            return values
-        out = list(values)
-        for i, scalar in self.scalars:
-            out[i] = out[i] if isinstance(out[i], torch.Tensor) else scalar.convert(out[i])
-        return out
+    return bool(is_fake(value) or is_traceable_wrapper_subclass(value))
 
 
 class Differentiated:
@@ -102,6 +108,12 @@ class Differentiated:
         plan = self._forward.get(key)
         if plan is not None:
             return list(plan.run(values))
+        known, found = self.first_forward(values)
+        _remember(self._forward, key, known.plan)
+        return list(found)
+
+    def first_forward(self, values: Values) -> tuple[Forward, tuple[torch.Tensor, ...]]:
+        """The plan of such calls, and what the first of them returns."""
         call = self.kernel.checker.check(values)
         boundaries = self.kernel.boundaries(call, values)
         request, training = self._training(call)
@@ -112,8 +124,7 @@ class Differentiated:
         plan = self.kernel.plan(call, entry, values, boundaries, training.descriptors[0])
         plan.single = False
         found = self.kernel.run_first(plan, None if call.empty else request, values)
-        _remember(self._forward, key, plan)
-        return list(found)
+        return Forward.of(plan, training.wiring, found[: len(self.kernel.outputs)]), found
 
     def backward(self, values: list[Any], given: list[torch.Tensor]) -> list[torch.Tensor]:
         """Gradients of the floating arguments; given: saved rows, results, their gradients."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.target import Target
@@ -44,7 +44,7 @@ def preference(options: Options, target: Target) -> str:
 def choose_backend(
     program: Program, target: Target, options: Options, *, short: bool = False
 ) -> Choice:
-    """The backend for a program. SpecError E410: `cute` was asked for, and cannot do it."""
+    """The backend for a program. SpecError E408: `cute` was asked for, and cannot do it."""
     asked = options.get("backend")
     if asked == "triton":
         return Choice("triton", "asked for")
@@ -89,7 +89,7 @@ def _require(program: Program, target: Target, short: bool) -> None:
         problems.insert(0, f"kernels for {target.name}")
     if problems:
         message = f"the cute backend does not do {'; '.join(problems)}"
-        raise SpecError(Diagnostic("E410", message, help="leave out the backend: Triton does it"))
+        raise SpecError(Diagnostic("E408", message, help="leave out the backend: Triton does it"))
 
 
 def generate_cute(
@@ -103,3 +103,8 @@ def generate_cute(
     choose = choose_blackwell if target.name == BLACKWELL else choose_cute
     schedule = choose(traits(program), target, options)
     return schedule, emit(program, schedule, target)
+
+
+def stored_schedule(fields: Mapping[str, Any]) -> AnySchedule:
+    """The schedule of a cache entry; each backend's has names of its own."""
+    return CuteSchedule(**fields) if "tile_m" in fields else Schedule(**fields)

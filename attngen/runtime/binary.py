@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.target import Target
@@ -19,7 +21,8 @@ class Binary:
     """One device function for one target.
 
     kind: "cubin" or "hsaco"; registers: 32-bit registers of a thread; spills_bytes: per thread, the
-    larger of stores and loads; shared_bytes: of one program; assembly: PTX or AMD GCN text.
+    larger of stores and loads; shared_bytes: of one program; assembly: PTX or AMD GCN text;
+    launch: what a launcher must know besides: clusters, scratch memory, tensor descriptors.
     """
 
     kernel: str
@@ -31,6 +34,7 @@ class Binary:
     warps: int
     symbol: str
     assembly: str = ""
+    launch: Mapping[str, Any] = field(default_factory=dict)
 
 
 def ptxas_report(log: str) -> tuple[int, int]:

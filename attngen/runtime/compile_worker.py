@@ -17,6 +17,7 @@ from typing import Any
 from attngen.backend.emitted import Emitted
 from attngen.runtime.binary import hsaco_report, ptxas_report
 from attngen.runtime.load import load_module
+from attngen.runtime.steady import NOT_FIXED
 
 
 class _Stub(ModuleType):
@@ -63,6 +64,8 @@ def _compile(function: Any, kernel: dict[str, Any], target: dict[str, Any]) -> d
     options = {"num_warps": kernel["warps"], "num_stages": kernel["stages"]}
     if kernel["max_registers"] and target["family"] == "cuda":
         options["maxnreg"] = kernel["max_registers"]
+    if kernel["dependent"] and target["family"] == "cuda":
+        options["launch_pdl"] = True
     log = io.StringIO()  # Triton prints ptxas's report to standard output
     with contextlib.redirect_stdout(log):
         gpu = GPUTarget(target["family"], target["arch"], target["warp"])
@@ -86,6 +89,21 @@ def _describe(name: str, compiled: Any, log: str) -> dict[str, Any]:
         "warps": compiled.metadata.num_warps,
         "symbol": compiled.metadata.name,
         "assembly": assembly,
+        "launch": _launch(compiled.metadata, log),
+    }
+
+
+def _launch(metadata: Any, log: str) -> dict[str, Any]:
+    """What a launcher must know besides block and shared memory."""
+    found = metadata._asdict()  # some are there for one family of targets only
+    return {
+        "clusters": found.get("num_ctas", 1),
+        "scratch": [found.get("global_scratch_size", 0), found.get("global_scratch_align", 1)],
+        "profile_scratch": found.get("profile_scratch_size", 0),
+        "dependent": bool(found.get("launch_pdl")),
+        "cooperative": bool(found.get("launch_cooperative_grid")),
+        "descriptors": [dict(d) for d in found.get("tensordesc_meta") or []],
+        "steady": NOT_FIXED not in log,
     }
 
 

@@ -23,21 +23,25 @@ from attngen.runtime.settings import worker_environment
 
 WORKERS = 2
 PATIENCE = 600  # seconds for one file and one target
+FAMILIES = (100, 120)  # their binaries in a package run on later members of the family
 
 
-def compile_for(emitted: Emitted, target: Target, cache: Cache) -> list[Binary]:
+def compile_for(
+    emitted: Emitted, target: Target, cache: Cache, steady: bool = False
+) -> list[Binary]:
     """Every device function of the file, compiled for the target, from the cache where possible.
 
+    steady: for a package: the same source gives the same bytes, and no line numbers.
     SpecError: E302 the target has no binaries, E310 too much shared memory, E311 the compiler
     failed.
     """
     if target.family not in ("cuda", "hip"):
         message = f"target {target.name} runs kernels from their source; it has no binaries"
         raise SpecError(Diagnostic("E302", message, help="--target sm_90"))
-    keys = {kernel.name: binary_key(emitted, kernel, target) for kernel in emitted.kernels}
+    keys = {kernel.name: binary_key(emitted, kernel, target, steady) for kernel in emitted.kernels}
     found = {name: _binary(cache.get(key)) for name, key in keys.items()}
     missing = [kernel for kernel in emitted.kernels if found[kernel.name] is None]
-    for binary in _compile(emitted, missing, target) if missing else []:
+    for binary in _compile(emitted, missing, target, steady) if missing else []:
         cache.put(keys[binary.kernel], _entry(binary))
         found[binary.kernel] = binary
     binaries = [b for kernel in emitted.kernels if (b := found[kernel.name]) is not None]
@@ -50,22 +54,24 @@ def compile_many(
     jobs: Sequence[tuple[Emitted, Target]],
     cache: Cache,
     done: Callable[[Target], object] = lambda target: None,
+    steady: bool = False,
+    workers: int = WORKERS,
 ) -> list[list[Binary]]:
-    """Several files or targets, two at a time; `done` is called after each (for progress bars)."""
+    """Several files or targets at a time; `done` is called after each (for progress bars)."""
 
     def one(job: tuple[Emitted, Target]) -> list[Binary]:
-        binaries = compile_for(*job, cache)
+        binaries = compile_for(*job, cache, steady)
         done(job[1])
         return binaries
 
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(one, jobs))
 
 
-def binary_key(emitted: Emitted, kernel: DeviceKernel, target: Target) -> str:
+def binary_key(emitted: Emitted, kernel: DeviceKernel, target: Target, steady: bool = False) -> str:
     """The key of a binary: the emitted text, how it is compiled, and the toolchain."""
     return digest(
-        "binary",
+        "steady binary" if steady else "binary",
         source=emitted.source,
         kernel=_request(kernel),
         target=target.name,
@@ -80,16 +86,18 @@ def _request(kernel: DeviceKernel) -> dict[str, Any]:
     }
 
 
-def _compile(emitted: Emitted, kernels: Iterable[DeviceKernel], target: Target) -> list[Binary]:
+def _compile(
+    emitted: Emitted, kernels: Iterable[DeviceKernel], target: Target, steady: bool
+) -> list[Binary]:
     if emitted.backend == "cute":
-        answer = _ask(json.dumps({"source": emitted.source}), target, "cute_worker")
+        answer = _ask(json.dumps({"source": emitted.source}), target, steady, "cute_worker")
         return _binaries(answer)
     request = {
         "source": emitted.source,
         "target": {"family": target.family, "arch": target.arch, "warp": target.warp},
         "kernels": [_request(kernel) for kernel in kernels],
     }
-    return _binaries(_ask(json.dumps(request), target, "compile_worker"))
+    return _binaries(_ask(json.dumps(request), target, steady, "compile_worker"))
 
 
 def _binaries(answer: dict[str, Any]) -> list[Binary]:
@@ -99,7 +107,7 @@ def _binaries(answer: dict[str, Any]) -> list[Binary]:
     ]
 
 
-def _ask(request: str, target: Target, worker: str) -> dict[str, Any]:
+def _ask(request: str, target: Target, steady: bool, worker: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="attngen_") as folder:
         # -P: a file of the user's that is called triton.py must not be imported
         process = subprocess.run(
@@ -107,7 +115,7 @@ def _ask(request: str, target: Target, worker: str) -> dict[str, Any]:
             input=request,
             capture_output=True,
             text=True,
-            env=worker_environment(Path(folder)),
+            env=_environment(Path(folder), target, steady),
             timeout=PATIENCE,
             check=False,
         )
@@ -119,6 +127,13 @@ def _ask(request: str, target: Target, worker: str) -> dict[str, Any]:
         message = f"the compiler failed for {target.name}: {answer['error'].strip()}"
         raise SpecError(Diagnostic("E311", message, help="try another schedule or target"))
     return answer
+
+
+def _environment(folder: Path, target: Target, steady: bool) -> dict[str, str]:
+    environment = worker_environment(folder, steady)
+    if steady and target.arch in FAMILIES:
+        environment["ATTNGEN_FAMILY"] = "1"
+    return environment
 
 
 def _entry(binary: Binary) -> Entry:

@@ -43,7 +43,8 @@ def result_shape(
     if e.feature is not None:
         width = e.feature if isinstance(e.feature, int) else call.sizes[e.feature]
         shape.append(width)
-    return shape, _dtype(e, query.dtype), query.device
+    dtypes = {"half": query.dtype, "float32": torch.float32, "int64": torch.int64}
+    return shape, dtypes[result_dtype(e)], query.device
 
 
 def _nothing(attention: Attention, call: Call, values: Sequence[Any], e: Expr) -> torch.Tensor:
@@ -51,10 +52,11 @@ def _nothing(attention: Attention, call: Call, values: Sequence[Any], e: Expr) -
     return torch.empty(shape, dtype=dtype, device=device)
 
 
-def _dtype(e: Expr, half: torch.dtype) -> torch.dtype:
+def result_dtype(e: Expr) -> str:
+    """Of a result: "half" (that of the queries), "float32" or "int64"."""
     if e.kind == "int":
-        return torch.int64
+        return "int64"
     if e.feature is None:
-        return torch.float32
+        return "float32"
     sums = any(isinstance(x, Sum) for x in walk(e))
-    return half if sums and not any(isinstance(x, Top) for x in walk(e)) else torch.float32
+    return "half" if sums and not any(isinstance(x, Top) for x in walk(e)) else "float32"

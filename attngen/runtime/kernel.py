@@ -15,7 +15,8 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target, find_target
 from attngen.ir.attention import Attention, Tensor
-from attngen.runtime.autograd import Switch, dense, fake, floats, has_gradient
+from attngen.runtime import warm
+from attngen.runtime.autograd import autocast, floats, halves, has_gradient, in_graph
 from attngen.runtime.bind import bind, expectation, found
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.checks import Call, Checker
@@ -31,22 +32,25 @@ from attngen.runtime.launch import (
     aligned,
     packed_boundaries,
     require_boundaries,
+    require_narrow,
     signature,
 )
 from attngen.runtime.operators import Operators
 from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
+from attngen.runtime.step import Switch
 from attngen.runtime.training import Training, train
 
 DEFAULT_TARGET = "sm_90"
 DEFAULT_FEATURE = 128
 PLANS = 4096  # remembered signatures; lengths vary without end in serving
 FEW_QUERIES = 16
+FEW_PACKED = 2  # a sequence, on average
 MANY_KEYS = 256
 
 
 def compile(  # the name users type: attngen.compile
-    text_or_path: str | Path,
+    text_or_path: str | Path | Source,
     target: str | None = None,
     backend: str | None = None,
     **params: int | float | bool,
@@ -79,6 +83,7 @@ def _declarations(
     entry = cache.get(key)
     if entry is not None:
         return Interface.restored(entry.meta["interface"]), entry.meta["sizes"]
+    warm.start()
     from attngen.frontend import load  # noqa: PLC0415 - not needed on a hit
     from attngen.runtime.support import require_supported  # noqa: PLC0415
 
@@ -91,8 +96,10 @@ def _declarations(
     return interface, sizes
 
 
-def read(text_or_path: str | Path) -> Source:
+def read(text_or_path: str | Path | Source) -> Source:
     """The source of a spec: a path if it is one line without a brace, else the text itself."""
+    if isinstance(text_or_path, Source):
+        return text_or_path
     text = str(text_or_path)
     if not isinstance(text_or_path, Path) and ("{" in text or "\n" in text):
         return Source("<text>", text)
@@ -134,10 +141,14 @@ class Kernel:
         self._scalars = tuple(
             (i, self.checker.scalars[t.name]) for i, t in enumerate(self.declared) if t.is_scalar
         )
-        self.floats = floats(self.declared)
+        self.floats, self._halves = floats(self.declared), halves(self.declared)
         self._names = tuple(tensor.name for tensor in self.declared)
         self._count = len(self._names)
         self.operators = Operators(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
+        """Itself: a copy of a model shares what is compiled."""
+        return self
 
     @property
     def name(self) -> str:
@@ -163,10 +174,13 @@ class Kernel:
 
         With tensors that require a gradient the results have one too (SpecError E430: not built).
         """
-        if torch.compiler.is_dynamo_compiling():
-            return self.operators.call(bind(self.declared, tensors, by_name))
-        if by_name or len(tensors) != self._count:
+        compiling = torch.compiler.is_dynamo_compiling()
+        if by_name or compiling or len(tensors) != self._count:
             tensors = self._bind(tensors, by_name)
+        if torch._C._is_any_autocast_enabled():
+            tensors = autocast(tensors, self._halves)
+        if compiling:
+            return self.operators.call(tensors)
         key = signature(tensors)
         plan = self._plans.get(key)
         return self._first(key, tensors) if plan is None else plan.run(tensors)
@@ -236,10 +250,10 @@ class Kernel:
         return Request(sizes, call.half, target)
 
     def _short(self, call: Call) -> bool:
-        """Few queries against many keys: decoding and speculative decoding."""
+        """Few queries against many keys: decoding. Of packed sequences only the mean is known."""
         packed = any(t.packed for t in self.declared)
-        few = 0 < call.q_len <= FEW_QUERIES
-        return few and not packed and call.kv_len >= max(MANY_KEYS, 4 * call.q_len)
+        most, each = (FEW_PACKED * call.batch, call.batch) if packed else (FEW_QUERIES, 1)
+        return 0 < call.q_len <= most and call.kv_len >= max(MANY_KEYS * each, 4 * call.q_len)
 
     def made(self, request: Request) -> Specialisation:
         """The kernel file for a request, compiled if it is the first of its kind."""
@@ -272,7 +286,7 @@ class Kernel:
 
     def _first(self, key: Hashable | None, values: Sequence[Any]) -> Any:
         """The first call of a signature: everything is looked at."""
-        if (key is None and all(map(dense, values))) or any(map(fake, values)):
+        if in_graph(key, values):
             return self.operators.call(values)
         call = self.checker.check(values)
         wanted = any(getattr(values[i], "requires_grad", False) for i in self.floats)
@@ -346,7 +360,7 @@ class Kernel:
 
         descriptors: whether it loads streams with them; also: inputs that must be aligned, too.
         """
-        _require_narrow(call, self.declared, values)
+        require_narrow(call, self.declared, values)
         copies = self._copies(call, values, descriptors, also)
         on_cpu = call.device == "cpu"
         several = not on_cpu and torch.cuda.device_count() > 1
@@ -386,15 +400,3 @@ class Kernel:
 
     def _shown(self) -> Specialisation:
         return self.last or self.specialise()
-
-
-def _require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any]) -> None:
-    """CallError E515: a tensor descriptor's strides are 40-bit numbers of bytes."""
-    if not call.wide:
-        return
-    value = next(v for t, v in zip(declared, values, strict=True) if t.name == call.wide[0])
-    message = (
-        f"{call.wide[0]}: a stride is 2**40 bytes or more, found {found(value)} with strides "
-        f"{list(value.stride())}; expected less"
-    )
-    raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous()"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,6 +11,7 @@ import torch
 
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.ir.attention import Tensor
+from attngen.runtime.bind import found
 from attngen.runtime.checks import Call
 from attngen.runtime.scalars import Scalar
 
@@ -35,6 +37,28 @@ def signature(values: Sequence[Any]) -> Hashable | None:
         return None
 
 
+class _Thread(threading.local):
+    bound = False
+
+
+THREAD = _Thread()
+
+
+def bind_thread(device: str) -> None:
+    """Make the GPU's context the current one of this thread, once.
+
+    A thread such as autograd's has none until the CUDA runtime does something in it, and memory may
+    come from torch's cache: tensor descriptors, which the driver makes, would be refused.
+    """
+    if device != "cpu":
+        place = torch.device(device)
+        with torch.cuda.device(place):
+            torch.cuda.set_device(place)
+            if not torch.cuda.is_current_stream_capturing():
+                torch.empty(1, device=place).zero_()
+        THREAD.bound = True
+
+
 @dataclass(slots=True)
 class Plan:
     """One way to call: the host function, and what must be done to the arguments first.
@@ -54,6 +78,8 @@ class Plan:
 
     def run(self, values: Sequence[Any]) -> Any:
         """The result, or the tuple of results."""
+        if not THREAD.bound:
+            bind_thread(self.call.device)
         results = self.entry(*values) if self.plain else self._prepared(list(values))
         return results[0] if self.single else results
 
@@ -116,3 +142,15 @@ def require_boundaries(name: str, value: torch.Tensor, total: int) -> None:
         return
     fix = f"{name} holds the first token of each sequence, and last the number of tokens"
     raise CallError(Diagnostic("E514", f"{name} {problem}", help=fix))
+
+
+def require_narrow(call: Call, declared: Sequence[Tensor], values: Sequence[Any]) -> None:
+    """CallError E515: a tensor descriptor's strides are 40-bit numbers of bytes."""
+    if not call.wide:
+        return
+    value = next(v for t, v in zip(declared, values, strict=True) if t.name == call.wide[0])
+    message = (
+        f"{call.wide[0]}: a stride is 2**40 bytes or more, found {found(value)} with strides "
+        f"{list(value.stride())}; expected less"
+    )
+    raise CallError(Diagnostic("E515", message, help=f"{call.wide[0]}.contiguous()"))

@@ -19,15 +19,19 @@ import torch
 from attngen.core.diagnostics import CallError, Diagnostic
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Tensor
-from attngen.runtime.autograd import Differentiated, has_gradient, shapes
+from attngen.runtime.autograd import ORDINARY, Differentiated, has_gradient, shapes
 from attngen.runtime.checks import Call
 from attngen.runtime.fingerprint import digest
+from attngen.runtime.step import placed
 
 if TYPE_CHECKING:
     from attngen.runtime.kernel import Kernel
 
 Value = TypeVar("Value")
 _LOCK = threading.Lock()
+LIBRARY = torch.library.Library(  # type: ignore[no-untyped-call] # of torch
+    "attngen", "FRAGMENT"
+)  # operators live as long as this does
 
 
 class Operators:
@@ -35,22 +39,35 @@ class Operators:
 
     def __init__(self, kernel: Kernel) -> None:
         self.floats, self.count = kernel.floats, len(kernel.outputs)
+        self.run = Differentiated(kernel)
         self.scalars = tuple(_number(t) if t.is_scalar else None for t in kernel.declared)
         self.ready = _definer(kernel)
         self.trains = _constant(lambda: has_gradient(kernel.spec.attention))
 
     def call(self, values: Sequence[Any]) -> Any:
         """The result, or the tuple of results, with gradients where they are wanted."""
-        tensors = [
-            v if kind is None or isinstance(v, torch.Tensor) else torch.tensor(v, dtype=kind)
-            for v, kind in zip(values, self.scalars, strict=True)
-        ]
+        tensors = self._tensors(values)
         wanted = False
         if torch.is_grad_enabled() and self.trains():
             for i in self.floats:
                 wanted = wanted or tensors[i].requires_grad
         results = self.operator("_training" if wanted else "")(*tensors)
         return results[0] if self.count == 1 else tuple(results[: self.count])
+
+    def _tensors(self, values: Sequence[Any]) -> list[torch.Tensor]:
+        """Numbers as tensors without axes."""
+        return [
+            v if kind is None or isinstance(v, torch.Tensor) else torch.tensor(v, dtype=kind)
+            for v, kind in zip(values, self.scalars, strict=True)
+        ]
+
+    def backward(self, values: Sequence[Any], given: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Gradients; as an operator where somebody watches, or wants a second derivative."""
+        watched = torch.is_grad_enabled() or torch._C._len_torch_dispatch_stack()
+        if not watched and all(type(x) in ORDINARY for x in given):
+            return self.run.backward(list(values), given)
+        found: list[torch.Tensor] = self.operator("_backward")(self._tensors(values), given)
+        return found
 
     def operator(self, kind: str) -> Any:
         """One of them: "", "_training", "_backward"."""
@@ -92,36 +109,38 @@ def _name(kernel: Kernel) -> str:
 
 
 def _define(name: str, kernel: Kernel) -> None:
-    run, fakes = Differentiated(kernel), _Fakes(kernel)
+    """Through `Library`: `custom_op` imports torch.compile, and its calls take longer."""
+    run, fakes = kernel.operators.run, _Fakes(kernel)
     arguments = ", ".join(f"Tensor {_safe(t.name)}" for t in kernel.declared)
-    plain = torch.library.custom_op(
-        f"attngen::{name}", run.results, mutates_args=(), schema=f"({arguments}) -> Tensor[]"
+    taken = f"({arguments}) -> Tensor[]"
+    schemas = {
+        name: (taken, run.results, fakes.results),
+        f"{name}_training": (taken, run.forward, fakes.forward),
+        f"{name}_backward": (
+            "(Tensor[] tensors, Tensor[] given) -> Tensor[]",
+            run.backward,
+            fakes.backward,
+        ),
+    }
+    for own, (schema, function, fake) in schemas.items():
+        LIBRARY.define(  # type: ignore[no-untyped-call] # of torch
+            own + schema, tags=(torch.Tag.pt2_compliant_tag,)
+        )
+        for key in ("CPU", "CUDA"):
+            LIBRARY.impl(own, function, key)  # type: ignore[no-untyped-call] # of torch
+        torch.library.register_fake(f"attngen::{own}", fake, lib=LIBRARY)
+    formula = _Formula(fakes, kernel.operators)
+    torch.library.register_autograd(f"attngen::{name}_backward", _twice, lib=LIBRARY)
+    torch.library.register_autograd(
+        f"attngen::{name}_training", formula.backward, setup_context=formula.setup, lib=LIBRARY
     )
-    plain.register_fake(fakes.results)
-    backward = torch.library.custom_op(
-        f"attngen::{name}_backward",
-        run.backward,
-        mutates_args=(),
-        schema="(Tensor[] tensors, Tensor[] given) -> Tensor[]",
-    )
-    backward.register_fake(fakes.backward)
-    backward.register_autograd(_twice)
-    training = torch.library.custom_op(
-        f"attngen::{name}_training",
-        run.forward,
-        mutates_args=(),
-        schema=f"({arguments}) -> Tensor[]",
-    )
-    training.register_fake(fakes.forward)
-    formula = _Formula(fakes, backward)
-    training.register_autograd(formula.backward, setup_context=formula.setup)
 
 
 class _Fakes:
     """Shapes and dtypes of what the operators return, from those of their arguments."""
 
     def __init__(self, kernel: Kernel) -> None:
-        self.kernel, self.run = kernel, Differentiated(kernel)
+        self.kernel, self.run = kernel, kernel.operators.run
         self.attention = kernel.spec.attention
 
     def results(self, *values: Any) -> list[torch.Tensor]:
@@ -166,8 +185,8 @@ class _Fakes:
 class _Formula:
     """The autograd formula of the training operator."""
 
-    def __init__(self, fakes: _Fakes, backward: Any) -> None:
-        self.fakes, self.run = fakes, backward
+    def __init__(self, fakes: _Fakes, operators: Operators) -> None:
+        self.fakes, self.operators = fakes, operators
         self.results = fakes.attention.outputs
 
     def setup(self, ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
@@ -187,12 +206,8 @@ class _Formula:
         kept = ctx.saved_tensors
         inputs, given = list(kept[:count]), list(kept[count:])
         given += [seeds[i].contiguous() for i in wiring.seeds]
-        found = self.run(inputs, given)
-        out: list[Any] = [None] * count
-        for i, gradient in zip(wiring.gradients, found, strict=True):
-            if ctx.needs_input_grad[i]:
-                out[i] = gradient.to(device=inputs[i].device, dtype=inputs[i].dtype)
-        return tuple(out)
+        found = self.operators.operator("_backward")(inputs, given)
+        return tuple(placed(wiring, found, inputs, ctx.needs_input_grad))
 
 
 def _twice(ctx: Any, *gradients: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,21 +53,33 @@ def prepare_interpreter() -> bool:
     Triton decides when its modules are imported (its own library functions are decorated then), so
     a later change of the variable would leave half of it compiled.
     """
-    if "triton" not in sys.modules and INTERPRET not in os.environ and not gpu_present():
-        os.environ[INTERPRET] = "1"
+    expect_interpreter()
     return interpreter_active()
 
 
+def expect_interpreter() -> None:
+    """The same before anything needs it: an optimizer of torch may import Triton in between."""
+    if "triton" not in sys.modules and INTERPRET not in os.environ and not gpu_present():
+        os.environ[INTERPRET] = "1"
+
+
 def interpreter_active() -> bool:
-    """Whether the imported Triton interprets kernels (imports it if it is not)."""
+    """Whether Triton interprets kernels; before its import is done, the environment says so."""
+    spec = getattr(sys.modules.get("triton"), "__spec__", None)
+    ready = spec is not None and not getattr(spec, "_initializing", False)
+    if not ready and INTERPRET not in os.environ:
+        return False
     from triton import language  # noqa: PLC0415 - see gpu_present
     from triton.runtime.jit import JITFunction  # noqa: PLC0415
 
     return not isinstance(language.zeros, JITFunction)
 
 
-def worker_environment(cache: Path) -> dict[str, str]:
-    """Environment of a compile worker: the real compiler, its report, a private Triton cache."""
+def worker_environment(cache: Path, steady: bool = False) -> dict[str, str]:
+    """Environment of a compile worker: the real compiler, its report, a private Triton cache.
+
+    steady: the same source gives the same bytes, whatever the folder and the time (steady.py).
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON_")}
     environment |= {
         "TRITON_CACHE_DIR": str(cache),
@@ -74,5 +87,28 @@ def worker_environment(cache: Path) -> dict[str, str]:
         "TRITON_DUMP_PTXAS_LOG": "1",  # registers and spills
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+    if steady:
+        environment |= {"TRITON_DISABLE_LINE_INFO": "1"}  # paths, time stamps
+        environment |= _steady_tools(cache)
+        environment.pop("ATTNGEN_FAMILY", None)
     environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), *filter(None, sys.path)])
     return environment
+
+
+def _steady_tools(folder: Path) -> dict[str, str]:
+    """Scripts in the folder that run Triton's ptxas steadily, as Triton wants to be told."""
+    spec = importlib.util.find_spec("triton")
+    if spec is None or spec.origin is None:
+        return {}
+    tools = Path(spec.origin).parent / "backends" / "nvidia" / "bin"
+    names = {"TRITON_PTXAS_PATH": "ptxas", "TRITON_PTXAS_BLACKWELL_PATH": "ptxas-blackwell"}
+    found = {}
+    for variable, name in names.items():
+        tool, script = tools / name, folder / name
+        if tool.exists():
+            words = (sys.executable, "-IS", PACKAGE / "runtime" / "steady.py", tool)
+            command = " ".join(shlex.quote(str(word)) for word in words)
+            script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            script.chmod(0o700)
+            found[variable] = str(script)
+    return found

@@ -19,8 +19,9 @@ from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.fingerprint import digest, generator
 from attngen.runtime.interface import Interface
 from attngen.runtime.load import load_module
+from attngen.runtime.tuned import tuned
+from attngen.runtime.warm import finish, start
 from attngen.schedule.cute import CuteSchedule
-from attngen.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from attngen.ir.program import Program
@@ -117,6 +118,7 @@ class Specialisation:
     @cached_property
     def entry(self) -> Callable[..., tuple[Any, ...]]:
         """The host function of the file; imports Triton."""
+        finish()
         function: Callable[..., tuple[Any, ...]] = getattr(
             load_module(self.emitted), self.emitted.entry
         )
@@ -124,12 +126,18 @@ class Specialisation:
 
 
 def specialise(spec: Spec, request: Request, cache: Cache) -> Specialisation:
-    """The kernel file for a request, from the cache where it was made before."""
-    key = spec.key(request)
+    """The kernel file for a request, from the cache where it was made before.
+
+    Its schedule is the one that a search on this GPU found, else the model's.
+    """
+    found = tuned(spec, request, cache)
+    key = spec.key(request, f"emitted, {found.describe()}" if found else "emitted")
     if (entry := cache.get(key)) is not None:
         reason = entry.meta.get("reason", "")
         return Specialisation(spec, request, _schedule(entry), _emitted(entry), reason)
-    made = generate(spec, request)
+    if request.target.family == "cuda":
+        start()
+    made = with_schedule(spec, request, found) if found else generate(spec, request)
     cache.put(key, _entry(made))
     return made
 
@@ -178,12 +186,7 @@ def _entry(made: Specialisation) -> Entry:
 
 
 def _schedule(entry: Entry) -> AnySchedule:
-    return stored_schedule(entry.meta["schedule"])
-
-
-def stored_schedule(fields: Mapping[str, Any]) -> AnySchedule:
-    """The schedule of a cache entry; each backend's has names of its own."""
-    return CuteSchedule(**fields) if "tile_m" in fields else Schedule(**fields)
+    return backends.stored_schedule(entry.meta["schedule"])
 
 
 def _emitted(entry: Entry) -> Emitted:
@@ -194,18 +197,26 @@ def emitted_meta(emitted: Emitted) -> dict[str, Any]:
     """What a cache entry holds of a file besides its text."""
     meta = dataclasses.asdict(emitted)
     del meta["source"]
+    meta["schedule_text"] = meta.pop("schedule")  # an entry's "schedule" is the whole of it
+    for kernel in meta["kernels"]:  # a JSON object does not keep the order of parameters
+        kernel["signature"] = list(kernel["signature"].items())
     return meta
 
 
 def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
     """The file of a cache entry."""
-    kernels = (DeviceKernel(**{**k, "divisible": tuple(k["divisible"])}) for k in meta["kernels"])
+    kernels = (
+        DeviceKernel(**{**k, "signature": dict(k["signature"]), "divisible": tuple(k["divisible"])})
+        for k in meta["kernels"]
+    )
     return Emitted(
         source=source.decode(),
         entry=meta["entry"],
         arguments=tuple(meta["arguments"]),
         outputs=tuple(meta["outputs"]),
         kernels=tuple(kernels),
+        host=tuple(meta["host"]),
+        schedule=meta["schedule_text"],
         backend=meta["backend"],
         aligned=tuple(meta["aligned"]),
     )

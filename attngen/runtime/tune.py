@@ -11,10 +11,9 @@ import torch
 from attngen.core.diagnostics import AttngenError, Diagnostic, SpecError
 from attngen.runtime.backends import AnySchedule
 from attngen.runtime.bind import bind
-from attngen.runtime.cache import Cache, Entry
-from attngen.runtime.fingerprint import digest, toolchain
 from attngen.runtime.kernel import Kernel
-from attngen.runtime.specialise import Request, Spec, stored_schedule, with_schedule
+from attngen.runtime.specialise import Request, with_schedule
+from attngen.runtime.tuned import remember
 
 TOLERANCE = 1e-2  # of the root mean square: schedules differ in rounding only
 
@@ -34,7 +33,7 @@ def tune(
     candidates: Iterable[AnySchedule],
     done: Callable[[Measured], object] = lambda measured: None,
 ) -> AnySchedule:
-    """The fastest candidate, stored for this spec, target and device, and used by `kernel` now.
+    """The fastest candidate, used by `kernel` now and by every later process on this device.
 
     A candidate that does not compile, does not fit or gives other results than the default schedule
     is dropped. SpecError E320 without a GPU, E321 if none is left. `done` is called after each.
@@ -58,33 +57,8 @@ def tune(
         raise SpecError(Diagnostic("E321", message, help="report the spec: the default one works"))
     milliseconds, best = min(measured, key=lambda pair: pair[0])
     kernel.use(request, with_schedule(kernel.spec, request, best))
-    entry = Entry({"schedule": dataclasses.asdict(best), "milliseconds": milliseconds})
-    kernel.cache.put(tuned_key(kernel.spec, request, device_name()), entry)
+    remember(kernel.spec, request, kernel.cache, best, milliseconds)
     return best
-
-
-def tuned(spec: Spec, request: Request, device: str, cache: Cache) -> AnySchedule | None:
-    """The schedule that an earlier search found, if any."""
-    entry = cache.get(tuned_key(spec, request, device))
-    return None if entry is None else stored_schedule(entry.meta["schedule"])
-
-
-def use_tuned(kernel: Kernel, request: Request) -> bool:
-    """Let the kernel use what an earlier search on this device found; whether there was any."""
-    found = tuned(kernel.spec, request, device_name(), kernel.cache)
-    if found is not None:
-        kernel.use(request, with_schedule(kernel.spec, request, found))
-    return found is not None
-
-
-def tuned_key(spec: Spec, request: Request, device: str) -> str:
-    """Key of a search's result: the emitted file's own fields, the device and the toolchain."""
-    return digest("tuned", file=spec.key(request), device=device, toolchain=toolchain())
-
-
-def device_name() -> str:
-    """Name of the current GPU."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
 
 
 def _measure(

@@ -28,7 +28,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "stages": (),
     "max_registers": (),
     "loads": ("descriptor", "pointer"),
-    "loops": ("split", "single"),
+    "loops": ("split", "single", "joined"),
     "form": ("tile", "split"),
     "precision": ("tf32", "ieee"),
 }
@@ -43,12 +43,14 @@ def choose(
 ) -> Schedule:
     """A good point for this program and target; `options` fix some of its fields.
 
-    short: few queries against many keys (decode). SpecError E3: an unknown option or value.
+    short: few queries against many keys (decode), where nothing fixes the form. SpecError E3: an
+    unknown option or value.
     """
     found, fixed = footprint(program), options or {}
     precision = "tf32" if fixed.get("precision") == "tf32" else "ieee"
     start = _start(program, found, target, precision)
-    chosen = (_split if short else _tile)(program, found, target, start)
+    form = fixed.get("form", "split" if short else "tile")
+    chosen = (_split if form == "split" else _tile)(program, found, target, start)
     return _override(chosen, fixed)
 
 
@@ -59,6 +61,8 @@ def fits(found: Footprint, schedule: Schedule, target: Target, point: Point) -> 
     if schedule.stages > 1 and found.multiplies_add(schedule, target):
         return False  # operands of ordinary multiply-adds are copied to registers: nothing to stage
     family = family_of(target)
+    if found.sorts and (schedule.block_q, schedule.block_k) in family.unsorted:
+        return False
     registers = family.registers.estimate(found, schedule, target)
     again = found.reused_bytes * schedule.stages * schedule.block_k if family.rereads else 0
     return found.shared(schedule) + again <= room and registers <= point.registers

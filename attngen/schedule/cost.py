@@ -28,7 +28,8 @@ class Footprint:
     products read; query_width, accumulator_width: columns; tiles: products and softmax classes;
     words: registers alive per element of a score tile; columns: vectors of one value per key that
     a score or a mask keeps; searched: ranges of keys are found at run time, by scans or by testing
-    each tile; bounded: no class keeps a running maximum; wide: the streams are float32.
+    each tile; bounded: no class keeps a running maximum; wide: the streams are float32; sorts:
+    lists of the largest scores are kept.
     """
 
     query_bytes: int
@@ -42,6 +43,7 @@ class Footprint:
     searched: bool = False
     bounded: bool = False
     wide: bool = False
+    sorts: bool = False
 
     def shared(self, schedule: Schedule) -> int:
         """Bytes of shared memory: the query tile once, the key tiles of every stage."""
@@ -109,6 +111,7 @@ def footprint(program: Program) -> Footprint:
         searched=_searched(program),
         bounded=bool(plan.classes) and all(c.high - c.low <= _limit(streams) for c in plan.classes),
         wide=Dtype.F32 in streams,
+        sorts=any(t.count > 1 for t in plan.tops),
     )
 
 

@@ -1,8 +1,9 @@
-"""The schedule of a CuTe kernel: tiles, rings and what scores are measured from. docs/adr/0009."""
+"""The schedule of a CuTe kernel: tiles, rings and what scores are measured from. docs/adr/0012."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -163,3 +164,12 @@ def _problem(name: str, value: Any) -> Diagnostic | None:
         return None
     message = f"{name} must be one of {', '.join(map(str, legal))}, found {value!r}"
     return Diagnostic("E303", message, help=f"{name} = {legal[0]}")
+
+
+def near(start: CuteSchedule) -> Iterator[CuteSchedule]:
+    """The points worth measuring beside a good one, that one first."""
+    yield start
+    for keys, stages, order in itertools.product((0, -32, -16, 16), (2, 3), WORDS["order"]):
+        point = replace(start, tile_n=start.tile_n + keys, stages=stages, order=order)
+        if point != start:
+            yield point

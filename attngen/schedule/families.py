@@ -41,7 +41,7 @@ class Family:
     """Targets whose compiler treats a tile alike.
 
     descriptors: loads by tensor descriptor pay; rereads: a key tile that both products read is held
-    twice in shared memory.
+    twice in shared memory; unsorted: tiles (rows, keys) in which Triton's compiler fails on a sort.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Family:
     points: tuple[Point, ...]
     descriptors: bool = False
     rereads: bool = False
+    unsorted: tuple[tuple[int, int], ...] = ()
 
 
 # The tail that every family shares: ever smaller tiles, for wide heads and many accumulators.
@@ -99,11 +100,13 @@ AMPERE = Family(
         Point(64, 64, 8, 2),
         *_SMALL,
     ),
+    rereads=True,
 )
 CDNA = Family(
     "mfma",
     Registers(base=64, operand=1.0),
     (Point(128, 64, 8, 1), Point(128, 32, 8, 1), Point(64, 32, 4, 1), *_SMALL),
+    unsorted=((128, 64), (64, 32)),  # Triton 3.7.1
 )
 RDNA = Family(
     "wmma",

@@ -11,9 +11,10 @@ class Schedule:
 
     block_q, block_k: rows of a query tile and of a key tile (powers of two);
     warps: warps of a program; stages: depth of the software pipeline of the loop over keys;
-    loads: "descriptor" or "pointer"; loops: "split" (partial / full / partial) or "single" (every
-    tile masked); form: "tile" (a program owns queries of one head) or "split" (a program owns all
-    queries of a group of heads and a part of the keys; a second kernel merges the parts);
+    loads: "descriptor" or "pointer"; loops: "split" (partial / full / partial), "single" (every
+    tile masked) or "joined" (one loop that tests whether to mask); form: "tile" (a program owns
+    queries of one head) or "split" (a program owns all queries of a group of heads and a part of
+    the keys; a second kernel merges the parts);
     max_registers: cap for the compiler, or None; precision: of fp32 products, "tf32" or "ieee".
     """
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from attngen.core.target import Target
@@ -13,6 +14,7 @@ from attngen.schedule.cost import footprint
 from attngen.schedule.families import LIMIT, family_of
 from attngen.schedule.schedule import Schedule
 
+Options = Mapping[str, "str | int | bool"]
 ROWS = (128, 64, 32, 16)
 KEYS = (128, 64, 32, 16)
 WARPS = (4, 8)
@@ -20,22 +22,39 @@ STAGES = (1, 2, 3, 4)
 SLACK = 1.25  # estimates err: a little past the limit is left to the compiler to refuse
 
 
-def space(program: Program, target: Target, *, short: bool = False) -> Iterator[Schedule]:
-    """Every legal schedule, the default one first; each once.
+def space(
+    program: Program, target: Target, options: Options | None = None, *, short: bool = False
+) -> Iterator[Schedule]:
+    """Every legal schedule, each once: the default one first, then those ever less like it.
 
-    Legal: shared memory fits, the estimate of registers is not far past what there is, and no
-    point is known to give wrong results.
+    Legal: the fields that `options` fix have their values, shared memory fits, the estimate of
+    registers is not far past what there is, and no point is known to give wrong results.
     """
-    default = choose(program, target, short=short)
+    default, fixed = choose(program, target, options, short=short), dict(options or {})
+    fixed.pop("backend", None)
     yield default
+    points = {p for p in _legal(program, target, default) if p != default}
+    fitting = [p for p in points if all(getattr(p, n) == value for n, value in fixed.items())]
+    yield from sorted(fitting, key=lambda p: (distance(p, default), p.describe()))
+
+
+def distance(a: Schedule, b: Schedule) -> float:
+    """How unlike two schedules are: doublings of their numbers, stages, other words."""
+    numbers = ((a.block_q, b.block_q), (a.block_k, b.block_k), (a.warps, b.warps))
+    doublings = sum(abs(math.log2(x / y)) for x, y in numbers)
+    words = (a.loops != b.loops) + (a.max_registers != b.max_registers)
+    return doublings + abs(a.stages - b.stages) + words
+
+
+def _legal(program: Program, target: Target, default: Schedule) -> Iterator[Schedule]:
     found, family = footprint(program), family_of(target)
-    rows = (default.block_q,) if short else ROWS
+    rows = (default.block_q,) if default.form == "split" else ROWS
     for block_q, block_k, warps, stages in itertools.product(rows, KEYS, WARPS, STAGES):
         for variant in _variants(default, target):
             point = replace(variant, block_q=block_q, block_k=block_k, warps=warps, stages=stages)
             needed = family.registers.estimate(found, point, target)
             roomy = found.shared(point) <= target.shared_memory and needed <= SLACK * LIMIT
-            if roomy and point != default and not known_bad(point, target):
+            if roomy and not known_bad(point, target):
                 yield point
 
 
@@ -58,9 +77,10 @@ def _tensor(schedule: Schedule) -> bool:
 
 
 def _variants(default: Schedule, target: Target) -> list[Schedule]:
-    """The default's other fields, one masked loop instead of three, a cap on registers."""
+    """The default's other fields, one loop instead of three, a cap on registers."""
     plain = replace(default, max_registers=None)
-    loops = [plain] if default.form == "split" else [plain, replace(plain, loops="single")]
+    ways = [default.loops] if default.form == "split" else ["split", "joined", "single"]
+    loops = [replace(plain, loops=way) for way in ways]
     if target.family != "cuda":
         return loops
     return [*loops, replace(plain, max_registers=128)]

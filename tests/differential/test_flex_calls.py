@@ -226,15 +226,48 @@ def test_strided_and_narrow_captures():
     agrees(Case(lambda s, b, h, q, kv: s + table[h, kv] + small[q] * small[kv]))
 
 
-def test_return_aux():
+@pytest.mark.parametrize("gradient", [False, True])
+def test_return_aux(gradient):
+    """torch has the largest scores on a GPU only; here they are held to the definition."""
+
+    def some(b, h, q_idx, kv_idx):
+        return (kv_idx < q_idx) & (q_idx > 3)
+
+    x = torch.randn(1, 2, 20, 16, requires_grad=gradient)
+    expected, lse = eager(*(x.detach(),) * 3, Case(None, some, sizes=(1, 2, 20, 20)))
+    scores = (x @ x.transpose(-1, -2) / 4).detach()
+    keep = theirs.create_mask(some, 1, 2, 20, 20, device="cpu")
+    most = scores.masked_fill(~keep, -math.inf).amax(-1)
+    for asked in ((True, True), (True, False), (False, True), (False, False)):
+        request = theirs.AuxRequest(*asked)
+        out, aux = attngen.flex_attention(x, x, x, mask_mod=some, return_aux=request)
+        assert out.requires_grad == gradient
+        torch.testing.assert_close(out.detach(), expected, atol=2e-5, rtol=1e-4)
+        for found, want, there in zip(aux, (lse, most), asked, strict=True):
+            assert (found is not None) == there
+            if there:
+                torch.testing.assert_close(found.detach(), want, atol=2e-5, rtol=1e-4)
+        assert aux.max_scores is None or not aux.max_scores.requires_grad
+    request = theirs.AuxRequest(lse=True)
+    refused(
+        "E521",
+        lambda: attngen.flex_attention(x, x, x, return_lse=True, return_aux=request),
+    )
+
+
+def test_compile_runs_it_between_graphs_and_its_kernel_inside_of_one():
+    slopes = torch.rand(2)
+
+    def mod(score, b, h, q_idx, kv_idx):
+        return score + slopes[h] * (kv_idx - q_idx)
+
     x = torch.randn(1, 2, 20, 16)
-    out, aux = attngen.flex_attention(x, x, x, return_aux=theirs.AuxRequest(lse=True))
-    expected, lse = eager(x, x, x, Case(sizes=(1, 2, 20, 20)))
-    torch.testing.assert_close(out, expected, atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(aux.lse, lse, atol=2e-5, rtol=1e-4)
-    assert aux.max_scores is None
-    most = theirs.AuxRequest(max_scores=True)
-    refused("E521", lambda: attngen.flex_attention(x, x, x, return_aux=most))
+    want = attngen.flex_attention(x, x, x, mod)
+    around = torch.compile(lambda y: attngen.flex_attention(y * 1.0, x, x, mod), backend="eager")
+    assert torch.equal(around(x), want)
+    kernel = flex_kernel(x, x, x, mod)
+    inside = torch.compile(lambda y: kernel(y * 1.0, x, x, slopes), fullgraph=True, backend="eager")
+    assert torch.equal(inside(x), want)
 
 
 def test_other_ranks_are_refused():

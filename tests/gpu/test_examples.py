@@ -14,6 +14,7 @@ from tests.differential.example_cases import (
     width_cases,
 )
 from tests.differential.harness import DTYPES, FORWARD, Case, axes, inputs, kernel, problems
+from tests.differential.split_cases import split_cases
 
 pytestmark = pytest.mark.gpu
 
@@ -47,6 +48,11 @@ def test_head_sizes(case: Case):
     lengths = {"Sq": 130, "Skv": 200}
     options = {"loads": case.options["loads"]}
     assert not Case(case.name, {**case.sizes, **lengths}, case.half, options).problems()
+
+
+@pytest.mark.parametrize("case", split_cases(8192, 2048), ids=short)
+def test_keys_in_parts(case: Case):
+    assert not case.problems()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -16,6 +16,7 @@ from attngen.backend.triton.printer import LOG2E
 from attngen.backend.triton.tensors import Parameters, Sizes, sizes
 from attngen.backend.triton.text import call
 from attngen.backend.triton.wrap import wrap_fact, wrap_source
+from attngen.backend.value import cdiv, product
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir.attention import Tensor
@@ -90,8 +91,9 @@ class _File:
             tuple(
                 DeviceKernel(n, {}, {}, (), warps, s.stages) for p in self.parts for n in p.names
             ),
-            "cute",
-            tuple(sorted(aligned)),
+            schedule=self.schedule.describe(),
+            backend="cute",
+            aligned=tuple(sorted(aligned)),
         )
 
     def _warning(self) -> list[str]:
@@ -105,7 +107,7 @@ class _File:
             lines += part.launch(self.sizes)
         names = ", ".join(r.name for r in self.outputs.results)
         body = "\n".join(lines)
-        sizes_ = [x for x in self.sizes.lines if x.split(" = ")[0] in body]
+        sizes_ = [x for step in self.sizes.steps if step.name in body for x in step.lines()]
         returned = f"({names},)" if len(self.outputs.results) == 1 else names
         return [*sizes_, *lines, f"return {returned}"]
 
@@ -178,13 +180,13 @@ class Part:
 
     def launch(self, host: Sizes) -> list[str]:
         """Results, working memory and launch; host: sizes in the host function."""
-        lines = [*self.outputs.allocations()]
+        lines = [x for step in self.outputs.allocations() for x in step.lines()]
         arguments = [t.name for t in self._inputs()] + [r.name for r in self.outputs.results]
         flags, tickets = f"flags{self.working}", f"tickets{self.working}"
         if self.schedule.reference == "first":
-            pairs = " * ".join(x for x in (host.batch, host.heads) if x != "1") or "1"
             warps = WARPS * (self.schedule.tile_m // 64)
-            lines.append(f"blocks = -(-{host.q_len} // {self.schedule.tile_m}) * {pairs}")
+            tiles = cdiv(host.q_len, self.schedule.tile_m)
+            lines.append(f"blocks = {product((tiles, host.batch, host.heads))}")
             lines.append(
                 f"{flags} = {self.outputs.query.name}.new_empty(({warps} * blocks,), "
                 "dtype=torch.int32)  # by warp"

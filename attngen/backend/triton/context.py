@@ -15,6 +15,7 @@ from attngen.backend.triton.printer import Printer
 from attngen.backend.triton.shape import ROW, SCALAR, Frame
 from attngen.backend.triton.tensors import Form, Parameters, Sizes, Streams, sizes
 from attngen.backend.triton.text import used
+from attngen.backend.value import Value, product, variable
 from attngen.core.target import Target
 from attngen.ir.attention import Attention
 from attngen.ir.expr import Index, Load, Side
@@ -185,7 +186,7 @@ class Context:
         results = {f"{r.name}_ptr" for r in self.outputs.results}
 
         def rank(name: str) -> int:
-            if name in results or name.endswith("_parts"):
+            if name in results or name.endswith("parts"):
                 return 1
             if self.parameters.table[name].type.startswith(("*", "tensordesc")):
                 return 0
@@ -203,7 +204,7 @@ class Context:
             return None
         self.printer.helpers.add("sequence_of")
         for name in dict.fromkeys((q, kv or q)):
-            self.parameters.add(f"{name}_ptr", "*i32", name, True)
+            self.parameters.add_array(f"{name}_ptr", "i32", name)
         return {"q": q, "kv": kv or q}
 
     def _lengths(self) -> None:
@@ -211,11 +212,10 @@ class Context:
         lengths = [] if self.facts.packed else [("q_len", s.q_len), ("kv_len", s.kv_len)]
         for name, host in (*lengths, ("heads", s.heads), ("batch", s.batch)):
             p.add(name, "i32", host)
-        p.add("heads_in_l2", "i32", "heads_in_l2")
-        p.add("slots", "i32", "tiles")
+        p.add("heads_in_l2", "i32", variable("heads_in_l2"))
+        p.add("slots", "i32", variable("tiles"))
 
     @property
-    def programs(self) -> str:
-        """Host expression: number of (batch, head) pairs, or of heads for packed sequences."""
-        factors = [self.sizes.heads] if self.facts.packed else [self.sizes.batch, self.sizes.heads]
-        return " * ".join(x for x in factors if x != "1") or "1"
+    def programs(self) -> Value:
+        """Host value: number of (batch, head) pairs, or of heads for packed sequences."""
+        return product([*([] if self.facts.packed else [self.sizes.batch]), self.sizes.heads])

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
 from attngen.backend.triton.context import Context
 from attngen.backend.triton.forward import Forward
+from attngen.backend.triton.host import Let, Result, Return, Step, host_lines, host_plan
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.outputs import Outputs, exact_numbers
-from attngen.backend.triton.pieces import device_kernel, kernel_piece, launch_lines, stage_piece
-from attngen.backend.triton.split import Merge, Split, Stored, can_split
+from attngen.backend.triton.pieces import device_kernel, kernel_piece, launch, stage_piece
+from attngen.backend.triton.split import Merge, Split, Stored, buffer_name, buffers, can_split
 from attngen.backend.triton.tensors import Parameters
 from attngen.backend.triton.text import call
 from attngen.backend.triton.view import Stage
 from attngen.backend.triton.wrap import wrap_fact, wrap_source
+from attngen.backend.value import (
+    ONE,
+    cdiv,
+    largest,
+    low_bit,
+    power2,
+    product,
+    smallest,
+    value,
+    variable,
+)
 from attngen.core.target import Target
 from attngen.ir.expr import Side
 from attngen.ir.program import Program
@@ -48,7 +61,7 @@ class _File:
         helpers: set[str],
         stages: list[Stage],
         kernels: list[dict[str, str]],
-        host_lines: list[str],
+        host: Sequence[Step],
         descriptors: bool,
     ) -> str:
         return wrap_source(
@@ -69,7 +82,7 @@ class _File:
                 block_k=self.schedule.block_k,
                 kernels=kernels,
                 host_signature=call(f"def {self.entry}", self._arguments(), ":"),
-                host_lines=host_lines,
+                host_lines=host_lines(host),
             )
         )
 
@@ -82,6 +95,13 @@ class _File:
         if self.schedule.max_registers and self.target.family == "cuda":
             options.append(f"maxnreg={self.schedule.max_registers}")
         return options
+
+    def _emitted(
+        self, source: str, host: Sequence[Step], kernels: tuple[DeviceKernel, ...]
+    ) -> Emitted:
+        arguments = tuple(self._arguments())
+        plan, words = host_plan(host), self.schedule.describe()
+        return Emitted(source, self.entry, arguments, self._outputs(), kernels, plan, words)
 
     def _arguments(self) -> list[str]:
         return [t.name for t in self.program.attention.tensors if t.view is None]
@@ -101,37 +121,40 @@ class _TileFile(_File):
         doc = (
             f"{self.schedule.block_q} queries of one head; heads that share the cache run together."
         )
+        host = self._host(forward, name, parameters)
         source = self._render(
             forward,
             forward.printer.helpers,
             stages,
             [kernel_piece(name, doc, body, table, parameters)],
-            self._host(forward, name, parameters),
+            host,
             any(table.table[p].descriptor for p in parameters),
         )
         kernel = self._device(name, table, parameters)
-        return Emitted(source, self.entry, tuple(self._arguments()), self._outputs(), (kernel,))
+        return self._emitted(source, host, (kernel,))
 
-    def _host(self, f: Forward, name: str, parameters: list[str]) -> list[str]:
-        block, batch = self.schedule.block_q, f.sizes.batch
-        lines = [*f.sizes.lines, *f.outputs.allocations()]
+    def _host(self, f: Forward, name: str, parameters: list[str]) -> list[Step]:
+        block, length = self.schedule.block_q, f.sizes.q_len
+        steps: list[Step] = [*f.sizes.steps, *f.outputs.allocations()]
         if f.facts.packed:
-            lines.append(f"tiles = {f.sizes.q_len} // {block} + {batch}  # an upper bound")
+            steps.append(Let("tiles", length // block + f.sizes.batch, after="an upper bound"))
         else:
-            lines.append(f"tiles = triton.cdiv({f.sizes.q_len}, {block})")
-        grid = "(tiles,)"
-        if f.programs != "1":
-            grid = "(tiles * programs,)"
-            lines += [
-                f"programs = {f.programs}",
-                f"in_l2 = max(1, {self.target.l2 // 2} "
-                f"// max(1, {f.sizes.kv_len} * {self._key_bytes(f)}))",
-                "# a power of two that divides the number of programs of a tile",
-                "heads_in_l2 = min(1 << (in_l2.bit_length() - 1), programs & -programs)",
+            steps.append(Let("tiles", cdiv(length, block)))
+        grid = variable("tiles")
+        if f.programs != ONE:
+            programs = variable("programs")
+            grid = grid * programs
+            held = value(self.target.l2 // 2) // largest(1, f.sizes.kv_len * self._key_bytes(f))
+            share = smallest(power2(variable("in_l2")), low_bit(programs))
+            why = "a power of two that divides the number of programs of a tile"
+            steps += [
+                Let("programs", f.programs),
+                Let("in_l2", largest(1, held)),
+                Let("heads_in_l2", share, before=why),
             ]
         options = self._options(self.schedule.warps, self.schedule.stages)
-        lines += launch_lines(name, grid, f.parameters, parameters, options)
-        return [*lines, _returned(f.outputs)]
+        steps.append(launch(name, (grid,), f.parameters, parameters, options))
+        return [*steps, _returned(f.outputs)]
 
     def _key_bytes(self, f: Forward) -> int:
         """Bytes of all key-side rows per key of one head."""
@@ -169,12 +192,13 @@ class _SplitFile(_File):
             ),
         ]
         table = split.parameters.table
+        host = self._host(split, merge, stored, (name, parameters), (merge_name, merge_parameters))
         source = self._render(
             split,
             split.printer.helpers | merge.printer.helpers,
             [stage],
             kernels,
-            self._host(split, merge, stored, (name, parameters), (merge_name, merge_parameters)),
+            host,
             any(table[p].descriptor for p in parameters),
         )
         devices = (
@@ -185,10 +209,10 @@ class _SplitFile(_File):
                 merge_parameters,
                 MERGE_WARPS,
                 MERGE_STAGES,
-                self.schedule.max_registers,
+                dependent=self.target.dependent_launch,
             ),
         )
-        return Emitted(source, self.entry, tuple(self._arguments()), self._outputs(), devices)
+        return self._emitted(source, host, devices)
 
     def _host(
         self,
@@ -197,38 +221,42 @@ class _SplitFile(_File):
         stored: list[Stored],
         first: tuple[str, list[str]],
         second: tuple[str, list[str]],
-    ) -> list[str]:
+    ) -> list[Step]:
         sizes, block = split.sizes, self.schedule.block_q
-        heads = "kv_heads" if sizes.groups else sizes.heads
-        groups = " * ".join(x for x in (sizes.batch, heads) if x != "1") or "1"
-        rows = " * ".join(x for x in (sizes.batch, sizes.heads, sizes.q_len) if x != "1") or "1"
-        per_group = f"{sizes.q_len} * ({sizes.heads} // {heads})" if sizes.groups else sizes.q_len
-        lines = [
-            *sizes.lines,
+        heads = variable("kv_heads") if sizes.groups else sizes.heads
+        per_group = sizes.q_len * (sizes.heads // heads) if sizes.groups else sizes.q_len
+        most = value(self.target.multiprocessors * PROGRAMS_PER_SM) // variable("places")
+        parts = smallest(cdiv(sizes.kv_len, LEAST_PART), most)
+        if split.facts.packed:  # upper bounds: nobody knows here how long each sequence is
+            rows = product([sizes.heads, sizes.q_len])
+            places = product([per_group // block + sizes.batch, heads])
+            merges = [Let("slots", sizes.q_len + sizes.batch)]
+            merged = product([variable("slots"), sizes.heads])
+        else:
+            rows = product([sizes.batch, sizes.heads, sizes.q_len])
+            places = product([sizes.batch, heads, cdiv(per_group, block)])
+            merges, merged = [], variable("rows")
+        steps: list[Step] = [
+            *sizes.steps,
             *merge.outputs.allocations(),
-            f"rows = {rows}",
-            f"places = {groups} * triton.cdiv({per_group}, {block})",
-            f"splits = max(1, min(triton.cdiv({sizes.kv_len}, {LEAST_PART}), "
-            f"{self.target.multiprocessors * PROGRAMS_PER_SM} // places))",
+            Let("rows", rows),
+            Let("places", places),
+            Let("splits", largest(1, parts)),
+            Let("cells", variable("rows") * variable("splits")),
+            *merges,
         ]
-        for s in stored:
-            shape = f"(rows, splits, {s.block})" if s.block else "(rows, splits)"
-            query = merge.outputs.query.name
-            lines.append(
-                f"{s.name}_parts = {query}.new_empty({shape}, dtype={TORCH_PARTS[s.dtype]})"
-            )
+        for dtype, width in buffers(stored).items():
+            name, query = buffer_name(dtype), merge.outputs.query.name
+            shape = (variable("cells") * width,)
+            steps.append(Result(name, query, shape, TORCH_PARTS[dtype]))
         options = self._options(self.schedule.warps, self.schedule.stages)
-        lines += launch_lines(first[0], "(splits, places)", split.parameters, first[1], options)
-        lines += launch_lines(
-            second[0],
-            "(rows,)",
-            merge.parameters,
-            second[1],
-            [f"num_warps={MERGE_WARPS}", f"num_stages={MERGE_STAGES}"],
-        )
-        return [*lines, _returned(merge.outputs)]
+        grid = (variable("splits"), variable("places"))
+        steps.append(launch(first[0], grid, split.parameters, first[1], options))
+        options = [f"num_warps={MERGE_WARPS}", f"num_stages={MERGE_STAGES}"]
+        options += ["launch_pdl=True"] if self.target.dependent_launch else []
+        steps.append(launch(second[0], (merged,), merge.parameters, second[1], options))
+        return [*steps, _returned(merge.outputs)]
 
 
-def _returned(outputs: Outputs) -> str:
-    names = ", ".join(r.name for r in outputs.results)
-    return f"return ({names},)" if len(outputs.results) == 1 else f"return {names}"
+def _returned(outputs: Outputs) -> Return:
+    return Return(tuple(variable(r.name) for r in outputs.results))

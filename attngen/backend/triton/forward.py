@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attngen.backend.templates import render
 from attngen.backend.triton.context import ANCHOR, Context
 from attngen.backend.triton.finish import Finish
-from attngen.backend.triton.loops import Loops
+from attngen.backend.triton.loops import Loop, Loops
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
 from attngen.backend.triton.step import TILE_SHAPE, Step, build_step, place_mask
 from attngen.backend.triton.tensors import group_lines
-from attngen.backend.triton.text import call, prune, used, without_flag
+from attngen.backend.triton.text import at_run_time, call, prune, used, without_flag
 from attngen.backend.triton.view import Stage, StepView
+from attngen.backend.value import ONE
 from attngen.ir.expr import Expr
 
 
@@ -135,7 +138,7 @@ class Forward(Context):
         stages: list[Stage] = []
         for number in range(1, self.plan.stages + 1):
             stages.append(self.stage(number, finish))
-        loops = self.loops()
+        loops = self._joined(stages, self.loops())
         row_lines, scalar_lines = (
             list(self.binder.sections[ROW]),
             list(self.binder.sections[SCALAR]),
@@ -152,7 +155,7 @@ class Forward(Context):
             block_q=self.schedule.block_q,
             block_k=self.schedule.block_k,
             stages_of_loop=self.schedule.stages,
-            single=self.programs == "1",
+            single=self.programs == ONE,
             packed=self._packed(),
             head_lines=heads,
             position_lines=self._position_lines(),
@@ -172,6 +175,19 @@ class Forward(Context):
         body = prune(body)
         return body, stages, self.ordered(body)
 
+    def _joined(self, stages: list[Stage], loops: Loops) -> Loops:
+        """One loop instead of those over partial and full tiles, if the schedule asks for it.
+
+        The steps then test at run time whether to mask; where they cannot, the loops stay.
+        """
+        bodies = [at_run_time(s.body, "PARTIAL", "partial") for s in stages if s.flagged]
+        able = len(bodies) == len(stages) and None not in bodies and not self.facts.skip
+        if self.schedule.loops != "joined" or not able:
+            return loops
+        for stage, body in zip(stages, bodies, strict=True):
+            stage.body, stage.condition = str(body), "(n < full_lo) | (n >= full_hi)"
+        return replace(loops, loops=(Loop("lo", "hi", True),))
+
     def _position_lines(self) -> list[str]:
         lines = []
         if self.printer.bound[ANCHOR] == "anchor":
@@ -181,7 +197,7 @@ class Forward(Context):
         return lines
 
     def _bounds_comment(self, loops: Loops) -> str:
-        if any(not loop.partial for loop in loops.loops):
+        if any("full_hi = " in line for line in loops.lines):
             return (
                 "keys lo..hi are visited; every query of the tile keeps the keys full_lo..full_hi"
             )

@@ -11,6 +11,7 @@ from attngen.backend.triton.names import Names
 from attngen.backend.triton.printer import ATOM, Printer
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
 from attngen.backend.triton.tensors import POINTER, Parameters, Sizes
+from attngen.backend.value import shape_of, stride_of, variable
 from attngen.core.dtype import Dtype
 from attngen.ir import index as ix
 from attngen.ir.attention import Attention, Tensor
@@ -39,10 +40,10 @@ class Inputs:
             if t.is_scalar:  # a parameter of the kernel by its own name
                 names.take(t.name)
 
-    def scalar(self, name: str) -> str:
+    def scalar(self, own: str) -> str:
         """The parameter of a run-time scalar."""
-        kind = _SCALARS.get(self.attention.tensor(name).dtype, "fp32")
-        return self.parameters.add(name, kind, name)
+        kind = _SCALARS.get(self.attention.tensor(own).dtype, "fp32")
+        return self.parameters.add(own, kind, variable(own))
 
     def load(self, e: Load, printer: Printer) -> str:
         """Text of one element per position of the tile."""
@@ -85,20 +86,20 @@ class Inputs:
         last = (
             str(size - 1)
             if size is not None
-            else self.parameters.add(f"{t.name}_size_{i}", "i32", f"{t.name}.shape[{i}]") + " - 1"
+            else self.parameters.add(f"{t.name}_size_{i}", "i32", shape_of(t.name, i)) + " - 1"
         )
         return f"tl.minimum(tl.maximum({printer.text(index)}, 0), {last})"
 
     def _times_stride(self, t: Tensor, i: int, text: str) -> str:
         if i == len(t.axes) - 1:
             return text
-        stride = self.parameters.add(f"{t.name}_stride_{i}", "i32", f"{t.name}.stride({i})")
+        step = self.parameters.add(f"{t.name}_stride_{i}", "i32", stride_of(t.name, i))
         if text.isdecimal():  # a literal has no .to
-            return f"{text} * {stride}"
-        return f"{_atom(text)}.to(tl.int64) * {stride}"
+            return f"{text} * {step}"
+        return f"{_atom(text)}.to(tl.int64) * {step}"
 
     def _base(self, t: Tensor, fixed: list[str]) -> str:
-        pointer = self.parameters.add(f"{t.name}_ptr", f"*{POINTER[t.dtype]}", t.name, True)
+        pointer = self.parameters.add_array(f"{t.name}_ptr", POINTER[t.dtype], t.name)
         if not fixed:
             return pointer
         key = (t.name, " + ".join(fixed))

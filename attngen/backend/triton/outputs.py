@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from attngen.backend.triton.binder import Binder
 from attngen.backend.triton.finish import Finish
+from attngen.backend.triton.host import Result as Array
 from attngen.backend.triton.layout import Chunk, cut, side_tensors, size
 from attngen.backend.triton.tensors import Parameters, Sizes
+from attngen.backend.value import Value, value
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Attention
 from attngen.ir.expr import Expr, Reduced, Row, Side
@@ -48,7 +50,7 @@ class Outputs:
         self.query = side_tensors(attention, Side.QUERY)[0]
         self.results = [self._result(name, e) for name, e in plan.outputs]
         for r in self.results:
-            parameters.add(f"{r.name}_ptr", f"*{_POINTER[r.dtype]}", r.name, True)
+            parameters.add_array(f"{r.name}_ptr", _POINTER[r.dtype], r.name)
 
     def _result(self, name: str, e: Expr) -> Result:
         integer = e.kind == "int"
@@ -59,22 +61,21 @@ class Outputs:
         width = None if e.feature is None else size(e.feature)
         return Result(name, e, width, "torch.int64" if integer else own)
 
-    def allocations(self) -> list[str]:
-        """Host lines."""
-        lines = []
+    def allocations(self) -> list[Array]:
+        """Host steps."""
+        made = []
         for r in self.results:
             sizes = [self._size(role) for role, _ in self._axes()]
-            sizes += [str(r.width)] if r.width else []
-            shape = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-            lines.append(f"{r.name} = {self.query.name}.new_empty({shape}, dtype={r.dtype})")
-        return lines
+            sizes += [value(r.width)] if r.width else []
+            made.append(Array(r.name, self.query.name, tuple(sizes), r.dtype))
+        return made
 
     def _axes(self) -> list[tuple[str, str]]:
         """(role, size in the kernel) of the query's axes but the feature axis, in memory order."""
         names = {"batch": "batch", "head": "heads", "position": "q_len"}
         return [(a.role, names[a.role]) for a in self.query.axes if a.role in names]
 
-    def _size(self, role: str) -> str:
+    def _size(self, role: str) -> Value:
         s = self.sizes
         return {"batch": s.batch, "head": s.heads, "position": s.q_len}[role]
 

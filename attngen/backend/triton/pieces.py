@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attngen.backend.emitted import DeviceKernel
+from attngen.backend.triton.host import Launch
 from attngen.backend.triton.tensors import Parameters
 from attngen.backend.triton.text import call
 from attngen.backend.triton.view import Stage
+from attngen.backend.value import Value
 
 
 def stage_piece(s: Stage) -> dict[str, str]:
     """A step function, as the file template prints it."""
-    flag = ["PARTIAL: tl.constexpr"] if s.flagged else []
+    told = "partial" if s.condition else "PARTIAL: tl.constexpr"
+    flag = [told] if s.flagged else []
     signature = call(f"def {s.name}", [*s.parameters, *flag], ":")
     return {"signature": signature, "body": s.body, "any_kept_function": s.any_kept_function}
 
@@ -35,20 +38,16 @@ def _decorator(free: Sequence[str]) -> str:
     return call(head, [f'"{p}"' for p in free], "", 0).replace("=(", "=[", 1)[:-1] + "])"
 
 
-def launch_lines(
-    name: str, grid: str, table: Parameters, parameters: Sequence[str], options: Sequence[str]
-) -> list[str]:
-    """Host lines that make the tensor descriptors of a kernel and launch it."""
-    used = [table.table[p] for p in parameters]
-    lines = []
-    for p in used:
-        if p.descriptor:
-            lines += _lines(call(f"{p.name} = TensorDescriptor", p.descriptor, "", 4))
-    return lines + _lines(call(f"{name}[{grid}]", [*(p.host for p in used), *options], "", 4))
-
-
-def _lines(text: str) -> list[str]:
-    return text.split("\n    ")
+def launch(
+    name: str,
+    grid: tuple[Value, ...],
+    table: Parameters,
+    parameters: Sequence[str],
+    options: Sequence[str],
+) -> Launch:
+    """The launch of a kernel with the parameters that its text uses."""
+    given = tuple((p, table.table[p].host) for p in parameters)
+    return Launch(name, grid, given, tuple(options))
 
 
 def device_kernel(
@@ -58,6 +57,7 @@ def device_kernel(
     warps: int,
     stages: int,
     max_registers: int | None = None,
+    dependent: bool = False,
 ) -> DeviceKernel:
     """What `triton.compile` needs to know about a kernel."""
     return DeviceKernel(
@@ -68,4 +68,5 @@ def device_kernel(
         warps,
         stages,
         max_registers,
+        dependent,
     )

@@ -18,9 +18,10 @@ from attngen.backend.triton.index_printer import IndexPrinter, NoScalarForm
 from attngen.backend.triton.merge import MergeOutputs
 from attngen.backend.triton.shape import ROW, SCALAR, Frame
 from attngen.backend.triton.step import AccumulatorView, Step
-from attngen.backend.triton.tensors import group_lines, sizes
+from attngen.backend.triton.tensors import Parameters, group_lines, sizes
 from attngen.backend.triton.text import prune
 from attngen.backend.triton.view import Stage
+from attngen.backend.value import ONE, variable
 from attngen.core.target import Target
 from attngen.ir.expr import Axes, Index, Uniform
 from attngen.ir.program import Program
@@ -31,14 +32,15 @@ LEAST_KEY = -9187343244130779136  # of `pack_top`: (-inf, no index)
 
 
 def can_split(program: Program) -> bool:
-    """Whether parts of a row can be reduced apart: one pass, not packed, one key head axis."""
+    """Whether parts of a row can be reduced apart: one pass, one key head axis, no random numbers.
+
+    Keys of packed sequences only with their queries.
+    """
     plan, tensors = program.online, program.attention.tensors
     roots = [a.scalar for a in plan.accumulators] + [c.score for c in plan.classes]
     random = any(isinstance(e, Uniform) for e in walk(*roots))
-    packed = any(t.packed for t in tensors)
-    return (
-        plan.stages == 1 and not random and not packed and len(sizes(program.attention).groups) <= 1
-    )
+    packed = any(t.packed for t in tensors) == any(t.packed for t in tensors if t.role == "query")
+    return plan.stages == 1 and not random and packed and len(sizes(program.attention).groups) <= 1
 
 
 @dataclass(frozen=True)
@@ -106,19 +108,20 @@ class Split(Forward):
     def split_kernel(self) -> tuple[str, Stage, list[Stored], Step, list[str]]:
         """(body, stage, stored state, step, parameter names)."""
         self._lengths()
-        group = f"{self.sizes.heads} // kv_heads" if self.sizes.groups else "1"
+        kv_heads = variable("kv_heads") if self.sizes.groups else self.sizes.heads
+        group = self.sizes.heads // kv_heads if self.sizes.groups else ONE
         self.parameters.add("group", "i32", group)
-        self.parameters.add(
-            "kv_heads", "i32", "kv_heads" if self.sizes.groups else self.sizes.heads
-        )
-        self.parameters.add("splits", "i32", "splits")
+        self.parameters.add("kv_heads", "i32", kv_heads)
+        self.parameters.add("splits", "i32", variable("splits"))
+        self.parameters.add("tokens", "i32", self.sizes.q_len)
         stage = self.stage(1, _NoFinish(self.binder, self.plan, never_empty=False))
         step = self.last_step
         stored = stored_state(step)
-        for s in stored:
-            self.parameters.add(f"{s.name}_parts", f"*{s.dtype}", f"{s.name}_parts", True)
+        add_parts(self.parameters, stored)
         body = render(
             "triton/split_body.py.j2",
+            part_lines=part_lines(stored),
+            packed=self._packed(),
             block_q=self.schedule.block_q,
             block_k=self.schedule.block_k,
             stages_of_loop=self.schedule.stages,
@@ -152,10 +155,12 @@ class Merge(Context):
         """(body, parameter names)."""
         heads = group_lines(self.sizes, self.parameters)
         self._lengths()
-        self.parameters.add("splits", "i32", "splits")
+        self.parameters.add("splits", "i32", variable("splits"))
+        self.parameters.add("tokens", "i32", self.sizes.q_len)
+        self.parameters.add("slots", "i32", variable("slots"))
         for s in stored:
             self.names.take(s.name)
-            self.parameters.add(f"{s.name}_parts", f"*{s.dtype}", f"{s.name}_parts", True)
+        add_parts(self.parameters, stored)
         finish = Finish(self.binder, self.plan, self.facts.never_empty)
         finish.stage(step)
         stores = self.outputs.lines(finish, self.binder)
@@ -163,6 +168,9 @@ class Merge(Context):
         lines = [*self.binder.sections[SCALAR], *self.binder.sections[ROW]]
         body = render(
             "triton/merge_body.py.j2",
+            early=self.target.dependent_launch,
+            packed=self._packed(),
+            part_lines=part_lines(stored),
             head_lines=heads,
             position_lines=self._position_lines(),
             base_lines=[*self.streams.base_lines, *self.inputs.base_lines],
@@ -224,10 +232,42 @@ def stored_state(step: Step) -> list[Stored]:
     return out
 
 
+def buffers(stored: list[Stored]) -> dict[str, int]:
+    """Elements that a row of a part takes in each buffer of parts, by the buffer's dtype."""
+    widths: dict[str, int] = {}
+    for s in stored:
+        widths[s.dtype] = widths.get(s.dtype, 0) + (s.block or 1)
+    return widths
+
+
+def buffer_name(dtype: str) -> str:
+    """Name of the buffer that holds all stored state of a dtype: one allocation a call."""
+    return "parts" if dtype == "fp32" else f"{dtype}_parts"
+
+
+def add_parts(parameters: Parameters, stored: list[Stored]) -> None:
+    """The buffers of parts, and how many (row, part) pairs they hold."""
+    for dtype in buffers(stored):
+        name = buffer_name(dtype)
+        parameters.add_array(name, dtype, name)
+    parameters.add("cells", "i32", variable("cells"))
+
+
+def part_lines(stored: list[Stored]) -> list[str]:
+    """Where each piece of the state begins in its buffer."""
+    lines, used = [], dict.fromkeys(buffers(stored), 0)
+    for s in stored:
+        at = used[s.dtype]
+        start = f" + cells.to(tl.int64) * {at}" if at else ""
+        lines.append(f"{s.name}_parts = {buffer_name(s.dtype)}{start}")
+        used[s.dtype] += s.block or 1
+    return lines
+
+
 def _parts_at_once(stored: list[Stored]) -> int:
-    """Parts a merge program holds: 64 KiB of accumulators in registers, at most 128 parts."""
+    """Parts a merge program holds: 32 KiB of accumulators in registers, at most 128 parts."""
     widest = max((s.block for s in stored), default=1)
-    return max(16, min(128, 16384 // max(1, widest)))
+    return max(16, min(128, 8192 // max(1, widest)))
 
 
 def _pieces(a: AccumulatorView) -> dict[str, object]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from attngen.backend.triton.host import Descriptor, Let
 from attngen.backend.triton.layout import Chunk, Layout, head_axis, side_tensors
 from attngen.backend.triton.names import Names
+from attngen.backend.value import ONE, Value, shape_of, stride_of, value, variable
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Attention, Tensor
 from attngen.ir.expr import Side
@@ -26,15 +28,19 @@ POINTER = {
 class Parameter:
     """One kernel parameter.
 
-    type: as Triton spells it; host: the expression the host passes; specialised: whether Triton may
-    compile a variant for its divisibility; descriptor: arguments of its TensorDescriptor, if one.
+    type: as Triton spells it; host: what the host passes; specialised: whether Triton may compile a
+    variant for its divisibility.
     """
 
     name: str
     type: str
-    host: str
+    host: Value | Descriptor
     specialised: bool = False
-    descriptor: tuple[str, ...] = ()
+
+    @property
+    def descriptor(self) -> bool:
+        """Whether it is a tensor descriptor."""
+        return isinstance(self.host, Descriptor)
 
 
 @dataclass
@@ -43,48 +49,53 @@ class Parameters:
 
     table: dict[str, Parameter] = field(default_factory=dict)
 
-    def add(self, name: str, type_: str, host: str, specialised: bool = False) -> str:
+    def add(self, own: str, type_: str, host: Value, specialised: bool = False) -> str:
         """Register a parameter and return its name."""
-        self.table[name] = Parameter(name, type_, host, specialised)
-        return name
+        self.table[own] = Parameter(own, type_, host, specialised)
+        return own
 
-    def add_descriptor(self, name: str, type_: str, arguments: tuple[str, ...]) -> None:
-        """Register a tensor descriptor; the host makes it in a line of its own."""
-        self.table[name] = Parameter(name, type_, name, True, arguments)
+    def add_array(self, own: str, type_: str, array: str) -> str:
+        """Register the pointer of an array, whose address is a multiple of 16 bytes."""
+        return self.add(own, f"*{type_}", variable(array), True)
+
+    def add_descriptor(self, own: str, type_: str, descriptor: Descriptor) -> None:
+        """Register a tensor descriptor over elements of a type; the host makes it."""
+        kind = f"tensordesc<{type_}{list(descriptor.block)}>"
+        self.table[own] = Parameter(own, kind, descriptor, True)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Host expressions of the run-time sizes, and the names of the head indices in a kernel.
+    """Host values of the run-time sizes, and the names of the head indices in a kernel.
 
-    heads: query heads axis name; groups: head axis name of keys / values -> kernel index name.
+    steps: how the host finds them; groups: head axis name of keys / values -> kernel index name.
     """
 
-    batch: str
-    heads: str
-    q_len: str
-    kv_len: str
-    lines: tuple[str, ...]
+    batch: Value
+    heads: Value
+    q_len: Value
+    kv_len: Value
+    steps: tuple[Let, ...]
     groups: dict[str, str]
 
 
 def sizes(attention: Attention) -> Sizes:
     """Where batch, heads and lengths are read from: the first stream that has the axis."""
     queries, keys = side_tensors(attention, Side.QUERY), side_tensors(attention, Side.KEY)
-    lines: list[str] = []
+    steps: list[Let] = []
 
-    def read(name: str, tensors: list[Tensor], role: str, otherwise: str = "1") -> str:
+    def read(own: str, tensors: list[Tensor], role: str, otherwise: Value = ONE) -> Value:
         for t in tensors:
             i = t.axis(role)
             if i is not None and not (role == "head" and t.axes[i].size == 1 and len(tensors) > 1):
-                lines.append(f"{name} = {t.name}.shape[{i}]")
-                return name
+                steps.append(Let(own, shape_of(t.name, i)))
+                return variable(own)
         return otherwise
 
     if any(t.packed for t in queries):
         packed = next(t.packed for t in queries if t.packed)
-        lines.append(f"batch = {packed}.shape[0] - 1")
-        batch = "batch"
+        steps.append(Let("batch", shape_of(packed, 0) - 1))
+        batch = variable("batch")
     else:
         batch = read("batch", queries + keys, "batch")
     heads = read("heads", queries, "head")
@@ -93,11 +104,11 @@ def sizes(attention: Attention) -> Sizes:
     own = next((a for t in queries if (a := head_axis(t)) is not None), None)
     groups: dict[str, str] = {}
     for t in keys:
-        name = head_axis(t)
-        if name is not None and name != own and name not in groups:
-            groups[name] = "h_kv" if not groups else f"h_{name.lower()}"
-            lines.append(f"{_count(groups[name])} = {t.name}.shape[{t.axis('head')}]")
-    return Sizes(batch, heads, q_len, kv_len, tuple(lines), groups)
+        axis, at = head_axis(t), t.axis("head")
+        if axis is not None and at is not None and axis != own and axis not in groups:
+            groups[axis] = "h_kv" if not groups else f"h_{axis.lower()}"
+            steps.append(Let(_count(groups[axis]), shape_of(t.name, at)))
+    return Sizes(batch, heads, q_len, kv_len, tuple(steps), groups)
 
 
 def _count(index: str) -> str:
@@ -109,7 +120,7 @@ def group_lines(sizes: Sizes, parameters: Parameters) -> list[str]:
     lines = []
     for index in sizes.groups.values():
         group = "group" if index == "h_kv" else f"group_{index[2:]}"
-        parameters.add(group, "i32", f"{sizes.heads} // {_count(index)}")
+        parameters.add(group, "i32", sizes.heads // variable(_count(index)))
         lines.append(f"{index} = h // {group}")
     return lines
 
@@ -261,13 +272,11 @@ class Streams:
         """Pointers to the rows of a tile, without their columns."""
         fine = self.layout.width(t.name) % 16 == 0
         position = t.axis("position") or 0
-        stride = self.parameters.add(
-            f"{t.name}_stride_s", "i32", f"{t.name}.stride({position})", fine
-        )
+        step = self.parameters.add(f"{t.name}_stride_s", "i32", stride_of(t.name, position), fine)
         index = "q_idx" if side is Side.QUERY else "kv_idx"
         if t.packed:
             index = f"({'q_start' if side is Side.QUERY else 'kv_start'} + {index})"
-        moving = [f"{index}.to(tl.int64) * {stride}"]
+        moving = [f"{index}.to(tl.int64) * {step}"]
         heads = [("head", self._head(t))]
         if self.form.rows == "group" and side is Side.QUERY:
             moving += self._stride_terms(t, heads, fine)
@@ -283,14 +292,14 @@ class Streams:
         for role, index in axes:
             at = t.axis(role)
             if at is not None and index != "0":
-                name = self.parameters.add(
-                    f"{t.name}_stride_{role[0]}", "i32", f"{t.name}.stride({at})", fine
+                step = self.parameters.add(
+                    f"{t.name}_stride_{role[0]}", "i32", stride_of(t.name, at), fine
                 )
-                terms.append(f"{index}.to(tl.int64) * {name}")
+                terms.append(f"{index}.to(tl.int64) * {step}")
         return terms
 
     def _base(self, t: Tensor, axes: list[tuple[str, str]], fine: bool) -> str:
-        pointer = self.parameters.add(f"{t.name}_ptr", f"*{POINTER[t.dtype]}", t.name, True)
+        pointer = self.parameters.add_array(f"{t.name}_ptr", POINTER[t.dtype], t.name)
         terms = self._stride_terms(t, axes, fine)
         if not terms:
             return pointer
@@ -298,25 +307,16 @@ class Streams:
         return f"{t.name}_head"
 
     def _descriptor(self, t: Tensor, handle: str, c: Chunk, side: Side) -> None:
-        shape, strides = _outer_axes(t)
-        width = self.layout.width(t.name)
+        sizes, strides = _outer_axes(t)
         rows = self.form.block_q if side is Side.QUERY else self.form.block_k
-        block = f"[1, 1, {rows}, {c.block}]"
-        arguments = (
-            t.name,
-            f"[{shape}, {width}]",
-            f"[{strides}, 1]",
-            block,
-        )
-        self.parameters.add_descriptor(handle, f"tensordesc<{POINTER[t.dtype]}{block}>", arguments)
+        width = value(self.layout.width(t.name))
+        made = Descriptor(t.name, (*sizes, width), (*strides, ONE), (1, 1, rows, c.block))
+        self.parameters.add_descriptor(handle, POINTER[t.dtype], made)
 
 
-def _outer_axes(t: Tensor) -> tuple[str, str]:
-    """Host text of sizes and strides along batch, head and position, in this order."""
-    if [a.role for a in t.axes[:-1]] == ["batch", "head", "position"]:
-        return f"*{t.name}.shape[:3]", f"*{t.name}.stride()[:3]"
+def _outer_axes(t: Tensor) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
+    """Sizes and strides along batch, head and position, in this order."""
     position = t.axis("position") or 0
     at = [t.axis("batch"), t.axis("head"), position]
-    shape = ["1" if i is None else f"{t.name}.shape[{i}]" for i in at]
-    strides = [f"{t.name}.stride({position if i is None else i})" for i in at]
-    return ", ".join(shape), ", ".join(strides)
+    sizes = tuple(ONE if i is None else shape_of(t.name, i) for i in at)
+    return sizes, tuple(stride_of(t.name, position if i is None else i) for i in at)

@@ -68,6 +68,31 @@ def without_flag(body: str, flag: str) -> str:
     return "\n".join(out)
 
 
+def at_run_time(body: str, flag: str, name: str) -> str | None:
+    """The body with a constexpr flag as a number of the call: its one branch stays a branch.
+
+    Choices between two values take the first, which must be right in both cases. None where that
+    is not enough: several branches, another arm, or names of the branch that are read after it.
+    """
+    lone = re.sub(rf" if {flag} else \w+", "", body)
+    tree = ast.parse("def body():\n" + lone)
+    branches = [n for n in ast.walk(tree) if isinstance(n, ast.If) and _is(n.test, flag)]
+    if len(branches) != 1 or branches[0].orelse:
+        return None
+    start, stop = branches[0].lineno, branches[0].end_lineno or branches[0].lineno
+    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
+    stored = [n for n in names if isinstance(n.ctx, ast.Store)]
+    made = {n.id for n in stored if start <= n.lineno <= stop}
+    made -= {n.id for n in stored if n.lineno < start}
+    if any(n.id in made for n in names if n.lineno > stop):
+        return None
+    return re.sub(rf"\b{flag}\b", name, lone)
+
+
+def _is(e: ast.expr, name: str) -> bool:
+    return isinstance(e, ast.Name) and e.id == name
+
+
 def _branch(lines: list[str], i: int, depth: int, out: list[str]) -> int:
     """Copy an if-body one level out, skip its else; returns the line after both."""
     while i < len(lines) and len(lines[i]) - len(lines[i].lstrip()) > depth:

@@ -89,7 +89,11 @@ class StepView:
 
 @dataclass
 class Stage:
-    """One pass over the keys, as the kernel template prints it."""
+    """One pass over the keys, as the kernel template prints it.
+
+    flagged: the step is told whether its tile is partial; condition: how a loop that runs over all
+    tiles finds out.
+    """
 
     name: str
     body: str
@@ -100,6 +104,7 @@ class Stage:
     any_kept: str
     any_kept_function: str
     flagged: bool = True
+    condition: str = ""
 
     @property
     def state(self) -> str:
@@ -108,6 +113,7 @@ class Stage:
 
     def call(self, partial: bool, indent: int) -> str:
         """The call of the step."""
-        arguments = [*self.parameters, str(partial)] if self.flagged else self.parameters
+        told = self.condition or str(partial)
+        arguments = [*self.parameters, told] if self.flagged else self.parameters
         wide = indent + len(self.state) + 3
         return call(self.name, arguments, "", wide)

@@ -24,14 +24,14 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
-def sequence_of(starts, slot, batch, BLOCK: tl.constexpr):
-    """Last sequence b with starts[b] // BLOCK + b <= slot: 128 probes at a time."""
+def sequence_of(starts, slot, batch, BLOCK: tl.constexpr, rows=1):
+    """Last sequence b with starts[b] * rows // BLOCK + b <= slot: 128 probes at a time."""
     lo = 0
     hi = batch
     while lo < hi:
         step = tl.cdiv(hi - lo, 128)
         at = lo + tl.arange(0, 128) * step
-        before = (at < hi) & (tl.load(starts + at, mask=at < hi, other=0) // BLOCK + at <= slot)
+        before = (at < hi) & (tl.load(starts + at, mask=at < hi, other=0) * rows // BLOCK + at <= slot)
         count = tl.sum(before.to(tl.int32), 0)
         hi = tl.where(count == 0, lo, tl.minimum(lo + count * step, hi))
         lo = tl.where(count == 0, lo, lo + (count - 1) * step + 1)

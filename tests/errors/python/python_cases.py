@@ -1,6 +1,7 @@
 """Runs one bad Python file and renders what attngen says.
 
-A file binds `spec`, a function with `@attention`, or `score_mod` or `mask_mod` of a call.
+A file binds `spec`, a function with `@attention`, `score_mod` or `mask_mod` of a call, or `call`, a
+function that makes the mistake.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+import attngen
 from attngen import attention, flex_attention
 from attngen.core.diagnostics import AttngenError
 
@@ -23,11 +25,13 @@ def cases() -> list[Path]:
 def message(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     linecache.cache[path.name] = (len(text), None, text.splitlines(keepends=True), path.name)
-    names = {"attention": attention, "torch": torch, "__name__": "case"}
+    names = {"attention": attention, "attngen": attngen, "torch": torch, "__name__": "case"}
     try:
         exec(compile(text, path.name, "exec"), names)
         if "spec" in names:
             names["spec"].kernel()
+        elif "call" in names:
+            names["call"]()
         else:
             x = torch.zeros(1, 2, 8, 16)
             mods = {n: names[n] for n in ("score_mod", "mask_mod") if n in names}

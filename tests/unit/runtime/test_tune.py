@@ -12,7 +12,8 @@ from attngen.core.target import find_target
 from attngen.runtime import kernel as kernel_module
 from attngen.runtime import tune as module
 from attngen.runtime.kernel import Kernel
-from attngen.runtime.tune import tune, tuned, use_tuned
+from attngen.runtime.tune import tune
+from attngen.runtime.tuned import tuned
 from attngen.schedule.schedule import Schedule
 from tests.unit.runtime.runtime_specs import flash, spec
 from tests.unit.runtime.test_checks import tensors
@@ -64,11 +65,18 @@ def test_a_later_kernel_finds_it(kernel):
     tune(kernel, given, [SLOW, FAST])
     later = Kernel(spec(flash()))
     request = later.request(**given)
-    assert tuned(later.spec, request, module.device_name(), later.cache) == FAST
-    assert tuned(later.spec, request, "another GPU", later.cache) is None
-    assert call_sets_last(later, given) == DEFAULT  # only when asked
-    assert use_tuned(later, request)
+    assert tuned(later.spec, request, later.cache) == FAST
+    assert tuned(later.spec, request, later.cache, "another GPU") is None
     assert call_sets_last(later, given) == FAST
+    again = Kernel(spec(flash()))
+    assert call_sets_last(again, given) == FAST  # the file itself comes from the cache now
+
+
+def test_another_gpu_keeps_the_default(kernel, monkeypatch):
+    given = tensors()
+    tune(kernel, given, [SLOW, FAST])
+    monkeypatch.setattr("attngen.runtime.tuned.device_name", lambda: "another GPU")
+    assert call_sets_last(Kernel(spec(flash())), given) == DEFAULT
 
 
 def test_no_candidate_left(kernel):

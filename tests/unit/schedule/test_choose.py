@@ -61,6 +61,15 @@ def test_options_override():
     assert (tile(chosen), chosen.loops) == ((128, 32, 8, 2), "single")
 
 
+@pytest.mark.parametrize("short", [False, True])
+def test_a_form_that_is_asked_for_has_its_own_tile(short):
+    made = program("flash", 128)
+    split = choose(made, HOPPER, {"form": "split"}, short=short)
+    whole = choose(made, HOPPER, {"form": "tile"}, short=short)
+    assert (tile(split), split.form) == ((16, 64, 4, 3), "split")
+    assert (tile(whole), whole.form) == ((128, 64, 4, 2), "tile")
+
+
 def test_float32_products():
     exact = choose(program("flash", 128, "f32"), HOPPER)
     fast = choose(program("flash", 128, "f32"), HOPPER, {"precision": "tf32"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,12 +14,23 @@ from attngen.backend.triton.backward.ledger import TORCH, Ledger, head_gradient
 from attngen.backend.triton.backward.program import Backward, backward_layout, backward_program
 from attngen.backend.triton.backward.rows import RowsKernel
 from attngen.backend.triton.context import Context
+from attngen.backend.triton.host import (
+    Allocate,
+    Let,
+    Return,
+    Step,
+    Zeros,
+    host_lines,
+    host_plan,
+    share_of_cache,
+)
 from attngen.backend.triton.names import Names
-from attngen.backend.triton.pieces import device_kernel, kernel_piece, launch_lines, stage_piece
+from attngen.backend.triton.pieces import device_kernel, kernel_piece, launch, stage_piece
 from attngen.backend.triton.tensors import sizes
 from attngen.backend.triton.text import call
 from attngen.backend.triton.view import Stage
 from attngen.backend.triton.wrap import wrap_fact, wrap_source
+from attngen.backend.value import Value, cdiv, product, value, variable
 from attngen.core.target import Target
 from attngen.ir.backward import BackwardPlan
 from attngen.ir.program import Program
@@ -59,7 +71,7 @@ class Part:
     stage: Stage | None
     body: str
     parameters: list[str]
-    grid: str
+    grid: Value
 
 
 class _File:
@@ -77,15 +89,26 @@ class _File:
         for g in self.backward.gradients:
             if g.place == "heads":
                 head_gradient(self.ledger, g)
-        host = [line for p in parts for line in self._launch(p)]
+        context = parts[-1].context
+        host: list[Step] = [
+            *context.sizes.steps,
+            *self._made(),
+            *self.ledger.allocations,
+            *(step for p in parts for step in self._launch(p)),
+            *self.ledger.finishing,
+            self._returned(),
+        ]
         devices = tuple(self._device(p) for p in parts)
         arguments = [t.name for t in self.program.attention.tensors if t.view is None]
         arguments += self.backward.given
         source = self._render(parts, host, arguments)
         outputs = tuple(f"d_{t}" for t in self.backward.plan.tensors)
-        return Emitted(source, self.entry, tuple(arguments), outputs, devices)
+        words = f"{self.schedule.queries.describe()}; {self.schedule.keys.describe()}"
+        return Emitted(
+            source, self.entry, tuple(arguments), outputs, devices, host_plan(host), words
+        )
 
-    def _render(self, parts: list[Part], host: list[str], arguments: list[str]) -> str:
+    def _render(self, parts: list[Part], host: list[Step], arguments: list[str]) -> str:
         context = parts[-1].context
         return wrap_source(
             render(
@@ -110,14 +133,7 @@ class _File:
                 block_k="keys or queries",
                 kernels=[self._kernel(p) for p in parts],
                 host_signature=call(f"def {self.entry}", arguments, ":"),
-                host_lines=[
-                    *context.sizes.lines,
-                    *self._made(),
-                    *self.ledger.allocations,
-                    *host,
-                    *self.ledger.finishing,
-                    self._returned(),
-                ],
+                host_lines=host_lines(host),
             )
         )
 
@@ -147,7 +163,7 @@ class _File:
         kernel: QueriesKernel | KeysKernel,
         own: str,
         other: str,
-        grid: Callable[[BackwardContext], str],
+        grid: Callable[[BackwardContext], Value],
     ) -> Part:
         kernel.stores.ledger = self.ledger
         name = f"{self.entry}_{own}"
@@ -155,56 +171,53 @@ class _File:
         doc = f"Gradients of a tile of {own}: a loop over its {other}."
         return Part(kernel, name, doc, stage, body, parameters, grid(kernel))
 
-    def _query_grid(self, k: Context) -> str:
-        block = k.schedule.block_q
-        tiles = f"triton.cdiv({k.sizes.q_len}, {block})"
-        if k.facts.packed:
-            tiles = f"({k.sizes.q_len} // {block} + {k.sizes.batch})"
-            k.parameters.add("slots", "i32", tiles)
-        return tiles if k.programs == "1" else f"{tiles} * {k.programs}"
+    def _query_grid(self, k: Context) -> Value:
+        return self._grid(k, k.sizes.q_len, k.schedule.block_q, "slots")
 
-    def _key_grid(self, k: Context) -> str:
-        block = k.schedule.block_k
-        tiles = f"triton.cdiv({k.sizes.kv_len}, {block})"
-        if k.facts.packed:
-            tiles = f"({k.sizes.kv_len} // {block} + {k.sizes.batch})"
-            k.parameters.add("key_slots", "i32", tiles)
-        return tiles if k.programs == "1" else f"{tiles} * {k.programs}"
+    def _key_grid(self, k: Context) -> Value:
+        return self._grid(k, k.sizes.kv_len, k.schedule.block_k, "key_slots")
 
-    def _made(self) -> list[str]:
+    def _grid(self, k: Context, length: Value, block: int, slots: str) -> Value:
+        tiles = cdiv(length, block)
+        if k.facts.packed:
+            tiles = length // block + k.sizes.batch
+            k.parameters.add(slots, "i32", tiles)
+        return product([tiles, k.programs])
+
+    def _made(self) -> list[Step]:
         attention = self.backward.program.attention
         host = sizes(attention)
         counts = {"batch": host.batch, "head": host.heads, "position": host.q_len}
-        device = f"{self.program.attention.tensors[0].name}.device"
-        lines = []
+        first = self.program.attention.tensors[0].name
+        steps: list[Step] = []
         padded = self.backward.numbers
         if padded:  # rows of a multiple of 16 bytes, so that descriptors can hold them
-            lines.append(f"padded = triton.cdiv({host.q_len}, 64) * 64")
+            steps.append(Let("padded", cdiv(host.q_len, 64) * 64))
         for name in (*self.backward.made.values(), *self.backward.norms.values()):
             t = attention.tensor(name)
-            shape = [counts.get(a.role) or str(a.size) for a in t.axes]
-            shape = [*shape[:-1], "padded"] if name in padded else shape
-            text = f"({', '.join(shape)}{',' if len(shape) == 1 else ''})"
-            lines.append(f"{name} = torch.empty({text}, dtype={TORCH[t.dtype]}, device={device})")
-        return lines
+            shape = [counts[a.role] if a.role in counts else value(a.size or 0) for a in t.axes]
+            shape = [*shape[:-1], variable("padded")] if name in padded else shape
+            steps.append(Allocate(name, first, tuple(shape), TORCH[t.dtype]))
+        return steps
 
-    def _returned(self) -> str:
-        texts = []
+    def _returned(self) -> Return:
+        values: list[Value | Zeros] = []
         for tensor in self.backward.plan.tensors:
-            none = f"torch.zeros({tensor}.shape, dtype={tensor}.dtype, device={tensor}.device)"
-            if self.program.attention.tensor(tensor).is_scalar:  # a number here
-                device = f"{self.program.attention.tensors[0].name}.device"
-                none = f"torch.zeros((), dtype=torch.float32, device={device})"
-            texts.append(" + ".join(self.ledger.parts.get(tensor, [none])))
-        return f"return ({', '.join(texts)},)" if len(texts) == 1 else f"return {', '.join(texts)}"
+            parts = self.ledger.parts.get(tensor)
+            if parts is None:
+                scalar = self.program.attention.tensor(tensor).is_scalar
+                device = self.program.attention.tensors[0].name if scalar else tensor
+                values.append(Zeros(tensor, device, scalar))
+            else:
+                values.append(functools.reduce(Value.__add__, parts))
+        return Return(tuple(values))
 
-    def _launch(self, p: Part) -> list[str]:
-        k, lines = p.context, []
+    def _launch(self, p: Part) -> list[Step]:
+        k, steps = p.context, list[Step]()
         if "heads_in_l2" in p.parameters:
-            lines.append(f"programs = {k.programs}")
-            lines.append("heads_in_l2 = min(4, programs & -programs)")
+            steps += [Let("programs", k.programs), share_of_cache(variable("programs"))]
         options = [f"num_warps={k.schedule.warps}", f"num_stages={k.schedule.stages}"]
-        return lines + launch_lines(p.name, f"({p.grid},)", k.parameters, p.parameters, options)
+        return [*steps, launch(p.name, (p.grid,), k.parameters, p.parameters, options)]
 
     def _kernel(self, p: Part) -> dict[str, str]:
         return kernel_piece(p.name, p.doc, p.body, p.context.parameters, p.parameters)

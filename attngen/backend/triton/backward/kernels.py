@@ -12,6 +12,7 @@ from attngen.backend.triton.shape import COLUMN, ROW, SCALAR
 from attngen.backend.triton.tensors import group_lines
 from attngen.backend.triton.text import prune, words
 from attngen.backend.triton.view import Stage
+from attngen.backend.value import ONE, Value, product, variable
 from attngen.ir.expr import Axes, Index
 from attngen.schedule.backward import plain_scores
 
@@ -55,7 +56,7 @@ class QueriesKernel(TileKernel):
             block_q=self.schedule.block_q,
             block_k=self.schedule.block_k,
             stages_of_loop=self.schedule.stages,
-            single=self.programs == "1",
+            single=self.programs == ONE,
             packed=self._packed(),
             head_lines=heads,
             position_lines=self._position_lines(),
@@ -110,7 +111,7 @@ class KeysKernel(TileKernel):
         grouped = self.grouped
         self.parameters.add("group", "i32", self._group())
         self.parameters.add("kv_heads", "i32", self.key_heads)
-        self.parameters.add("key_slots", "i32", "key_slots")
+        self.parameters.add("key_slots", "i32", variable("key_slots"))
         self._lengths()
         if not grouped and self.sizes.groups:
             self.printer.bound[Index("h_kv")] = "h_kv"
@@ -164,22 +165,20 @@ class KeysKernel(TileKernel):
         )
 
     @property
-    def key_heads(self) -> str:
-        """Host expression: heads of the keys."""
+    def key_heads(self) -> Value:
+        """Host value: heads of the keys."""
         if self.sizes.groups:
-            return "kv_heads"
-        return "1" if self.grouped else self.sizes.heads
+            return variable("kv_heads")
+        return ONE if self.grouped else self.sizes.heads
 
-    def _group(self) -> str:
-        return (
-            f"{self.sizes.heads} // {self.key_heads}" if self.key_heads != "1" else self.sizes.heads
-        )
+    def _group(self) -> Value:
+        heads = self.sizes.heads
+        return heads // self.key_heads if self.key_heads != ONE else heads
 
     @property
-    def programs(self) -> str:
-        """Host expression: (batch, key head) pairs, or key heads for packed sequences."""
-        factors = [self.key_heads] if self.facts.packed else [self.sizes.batch, self.key_heads]
-        return " * ".join(x for x in factors if x != "1") or "1"
+    def programs(self) -> Value:
+        """Host value: (batch, key head) pairs, or key heads for packed sequences."""
+        return product([*([] if self.facts.packed else [self.sizes.batch]), self.key_heads])
 
 
 def _per_head(*groups: list[str]) -> tuple[list[str], ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from attngen.backend.triton.host import Allocate, Let
+from attngen.backend.value import METHODS, Value, cast, shape_of, sum_over, value, variable
 from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.dtype import Dtype
 from attngen.ir.backward import Gradient
@@ -17,12 +19,12 @@ POSITION = {"q_idx": "q_len", "kv_idx": "kv_len"}
 class Ledger:
     """What the host does around the kernels.
 
-    allocations, finishing: lines; parts: for each tensor the arrays that add up to its gradient.
+    allocations, finishing: steps; parts: for each tensor the arrays that add up to its gradient.
     """
 
-    allocations: list[str] = field(default_factory=list)
-    finishing: list[str] = field(default_factory=list)
-    parts: dict[str, list[str]] = field(default_factory=dict)
+    allocations: list[Allocate] = field(default_factory=list)
+    finishing: list[Let] = field(default_factory=list)
+    parts: dict[str, list[Value]] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
 
     def name(self, wish: str) -> str:
@@ -33,43 +35,27 @@ class Ledger:
         self.taken.add(name)
         return name
 
-    def part(self, tensor: str, text: str) -> None:
-        """Add an array (or an expression) to the gradient of a tensor."""
-        self.parts.setdefault(tensor, []).append(text)
+    def part(self, tensor: str, array: Value) -> None:
+        """Add an array to the gradient of a tensor."""
+        self.parts.setdefault(tensor, []).append(array)
 
 
-def host_text(e: Expr, names: dict[Expr, str]) -> str:
-    """A value per (batch, head) as torch text."""
-    if e in names:
-        return names[e]
+def host_value(e: Expr) -> Value:
+    """A value per (batch, head) as an array of the host."""
     match e:
         case Known():
-            return e.name
+            return variable(e.name)
         case Const():
-            return repr(e.value)
+            return value(e.value)
         case Binary(op="add", a=a, b=b):
-            return f"({host_text(a, names)} + {host_text(b, names)})"
+            return host_value(a) + host_value(b)
         case Binary(op="mul", a=a, b=b):
-            return f"{host_text(a, names)} * {host_text(b, names)}"
-        case Unary(op=op, x=x) if op in (
-            "exp",
-            "log",
-            "tanh",
-            "sigmoid",
-            "sqrt",
-            "rsqrt",
-            "cos",
-            "sin",
-        ):
-            return f"{host_text(x, names)}.{op}()"
-        case Unary(op="recip", x=x):
-            return f"(1.0 / {host_text(x, names)})"
+            return host_value(a) * host_value(b)
+        case Unary(op=op, x=x) if op in METHODS or op == "recip":
+            return Value(op, (host_value(x),))
         case Load(tensor=tensor, index=index) if all(isinstance(i, Index) for i in index):
-            return (
-                f"{tensor}[:, None]"
-                if index and index[0] is Index("b") and len(index) == 1
-                else tensor
-            )
+            by_batch = len(index) == 1 and index[0] is Index("b")
+            return Value("column", (variable(tensor),)) if by_batch else variable(tensor)
     raise not_built("this gradient per head")
 
 
@@ -81,16 +67,17 @@ def head_gradient(ledger: Ledger, g: Gradient) -> None:
     names = [i.name for i in of.index if isinstance(i, Index)]
     if len(names) != len(of.index) or not set(names) <= {"b", "h", "h_kv"}:
         raise not_built(f"the gradient of {of.tensor} at a fixed element")
-    value = f"({host_text(g.value, {})})"
+    total = host_value(g.value)
     if "h_kv" in names:
-        value += f".unflatten(1, ({of.tensor}.shape[{names.index('h_kv')}], -1)).sum(-1)"
+        total = Value("unflatten", (total, 1, shape_of(of.tensor, names.index("h_kv"))))
+        total = sum_over(total, (-1,))
     have = ["b", "h_kv" if "h_kv" in names else "h"]
-    drop = [i for i, n in enumerate(have) if n not in names]
+    drop = tuple(i for i, n in enumerate(have) if n not in names)
     if drop:
-        value += f".sum(({', '.join(map(str, drop))},))"
+        total = sum_over(total, drop)
     if names == have[::-1]:
-        value += ".T"
-    ledger.part(of.tensor, f"{value}.to({of.tensor}.dtype)" if of.index else value)
+        total = Value("permute", (total, (1, 0)))
+    ledger.part(of.tensor, cast(total, of.tensor) if of.index else total)
 
 
 def not_built(what: str) -> SpecError:

@@ -71,7 +71,7 @@ def backward_program(program: Program, plan: BackwardPlan) -> Backward:
     maker = _Maker(program)
     saved = tuple((maker.name(f"saved_{_what(r, i)}"), r) for i, r in enumerate(plan.saved))
     for name, r in saved:
-        maker.add(r, name, Dtype.F32)
+        maker.add(r, name, maker.saved_dtype(r))
     results = tuple((maker.name(f"{o}_result"), o) for o, _ in plan.results)
     for (name, _), (_, leaf) in zip(results, plan.results, strict=True):
         maker.add(leaf, name, maker.half if leaf.width else Dtype.F32)
@@ -128,6 +128,12 @@ class _Maker:
             name, count = f"{wish}_{count}", count + 1
         self.used.add(name)
         return name
+
+    def saved_dtype(self, row: Reduced) -> Dtype:
+        """As the forward stores it: moments like results, numbers in float32."""
+        if row.what == "indices":
+            return Dtype.I64
+        return self.half if row.what == "moment" and row.feature else Dtype.F32
 
     def add(self, leaf: Expr, name: str, dtype: Dtype) -> None:
         """Declare the tensor of a leaf."""

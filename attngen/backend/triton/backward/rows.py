@@ -9,6 +9,7 @@ from attngen.backend.triton.printer import LOG2E
 from attngen.backend.triton.shape import ROW, SCALAR
 from attngen.backend.triton.tensors import POINTER, group_lines
 from attngen.backend.triton.text import prune
+from attngen.backend.value import ONE
 from attngen.ir import build
 from attngen.ir.attention import Tensor
 from attngen.ir.backward import Definition
@@ -39,7 +40,7 @@ class RowsKernel(BackwardContext):
         body = render(
             "triton/backward_rows.py.j2",
             block_q=self.schedule.block_q,
-            single=self.programs == "1",
+            single=self.programs == ONE,
             packed=self._packed(),
             head_lines=heads,
             position_lines=[]
@@ -69,7 +70,7 @@ class RowsKernel(BackwardContext):
             return self._number(d, t)
         texts = self.binder.chunk_texts(d.value)
         row = Row(name, Side.QUERY, size(t.axes[-1].size), 0)
-        pointer = self.parameters.add(f"{name}_ptr", f"*{POINTER[t.dtype]}", name, True)
+        pointer = self.parameters.add_array(f"{name}_ptr", POINTER[t.dtype], name)
         rows, inside = self.stores.cells(t, name, pointer, Side.QUERY)
         lines = []
         for text, c in zip(texts, self.binder.chunks(row), strict=True):

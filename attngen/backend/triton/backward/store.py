@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attngen.backend.triton.backward.ledger import Ledger, not_built
+from attngen.backend.triton.host import Allocate, Let
 from attngen.backend.triton.layout import size
 from attngen.backend.triton.shape import COLUMN, ROW, TILE
 from attngen.backend.triton.tensors import POINTER, head_index
+from attngen.backend.value import ONE, Value, cast, cdiv, stride_of, sum_over, value, variable
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Axis, Tensor
 from attngen.ir.backward import Gradient, HeadSum, TileStore
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from attngen.backend.triton.backward.base import BackwardContext
 
 POSITION = {"q_idx": "q_len", "kv_idx": "kv_len"}
+FLOAT = "torch.float32"
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,12 @@ class Stores:
         t = k.attention.tensor(of.tensor)
         array = self.ledger.name(f"d_{t.name}")
         whole = of.start == 0 and size(of.width) == size(t.axes[-1].size)
-        make = "empty" if whole else "zeros"
-        self.ledger.allocations.append(
-            f"{array} = torch.{make}({t.name}.shape, dtype={t.name}.dtype, device={t.name}.device)"
-        )
-        self.ledger.part(t.name, array)
+        self.ledger.allocations.append(Allocate(array, t.name, zero=not whole))
+        self.ledger.part(t.name, variable(array))
         k.binder.note_rows(g.value)
         self.numbers(g.value)
         texts = k.binder.chunk_texts(g.value, self._leaf_chunks())
-        pointer = k.parameters.add(f"{array}_ptr", f"*{POINTER[t.dtype]}", array, True)
+        pointer = k.parameters.add_array(f"{array}_ptr", POINTER[t.dtype], array)
         rows, inside = self.cells(t, array, pointer, of.side)
         lines = []
         for i, (text, c) in enumerate(zip(texts, k.binder.chunks(of), strict=True)):
@@ -96,10 +96,10 @@ class Stores:
             mask = f"{inside}[:, None]" + (
                 f" & ({columns} < {c.width})[None, :]" if c.padded else ""
             )
-            name = k.names.take(array if len(texts) == 1 else f"{array}_{i}")
-            lines.append(f"{name} = ({text}).to({pointer}.dtype.element_ty)")
-            lines.append(f"{name}_cells = {rows}[:, None] + {at}[None, :]")
-            lines.append(f"tl.store({name}_cells, {name}, mask={mask})")
+            own = k.names.take(array if len(texts) == 1 else f"{array}_{i}")
+            lines.append(f"{own} = ({text}).to({pointer}.dtype.element_ty)")
+            lines.append(f"{own}_cells = {rows}[:, None] + {at}[None, :]")
+            lines.append(f"tl.store({own}_cells, {own}, mask={mask})")
         return lines
 
     def cells(self, t: Tensor, array: str, pointer: str, side: Side) -> tuple[str, str]:
@@ -116,8 +116,8 @@ class Stores:
         for i, a in enumerate(t.axes):
             if a.role not in index or index[a.role] == "0":
                 continue
-            stride = k.parameters.add(f"{array}_stride_{i}", "i32", f"{array}.stride({i})")
-            term = f"{index[a.role]}.to(tl.int64) * {stride}"
+            step = k.parameters.add(f"{array}_stride_{i}", "i32", stride_of(array, i))
+            term = f"{index[a.role]}.to(tl.int64) * {step}"
             if a.role == "position":
                 rows = term
             else:
@@ -153,40 +153,36 @@ class Stores:
         """The array a per-position gradient is stored in, and where in it."""
         k = self.kernel
         t = k.attention.tensor(of.tensor)
-        plain = [i.name for i in of.index if isinstance(i, Index)]
+        plain = [i.name for i in of.index if isinstance(i, Index) and i.name != "q_pos"]
         if len(plain) != len(of.index):
             raise not_built(f"the gradient of {t.name} at computed positions")
         if not reduces:
             array = self.ledger.name(f"d_{t.name}")
-            like = f"{t.name}.shape, dtype={t.name}.dtype, device={t.name}.device"
-            self.ledger.allocations.append(f"{array} = torch.zeros({like})")
-            self.ledger.part(t.name, array)
+            self.ledger.allocations.append(Allocate(array, t.name, zero=True))
+            self.ledger.part(t.name, variable(array))
             return Tensor(array, "input", t.dtype, t.axes), Load(array, of.index, "float")
         array = self.ledger.name(f"d_{t.name}_parts")
         names = ["b", "h", *(n for n in plain if n in POSITION)]
-        counts = [self._count(n) for n in names]
-        device = f"device={t.name}.device"
-        self.ledger.allocations.append(
-            f"{array} = torch.zeros(({', '.join(counts)}), dtype=torch.float32, {device})"
-        )
+        counts = tuple(self._count(n) for n in names)
+        self.ledger.allocations.append(Allocate(array, t.name, counts, FLOAT, zero=True))
         self._finish(t.name, array, names, plain)
         axes = tuple(Axis(n, "feature") for n in names)
         return Tensor(array, "input", Dtype.F32, axes), Load(
             array, tuple(Index(n) for n in names), "float"
         )
 
-    def _count(self, index: str) -> str:
+    def _count(self, index: str) -> Value:
         s = self.kernel.sizes
         return {"b": s.batch, "h": s.heads, "q_idx": s.q_len, "kv_idx": s.kv_len}[index]
 
     def _finish(self, tensor: str, array: str, have: list[str], want: list[str]) -> None:
         """Host: sum the axes the tensor does not have, order the others as it has them."""
-        drop = [i for i, n in enumerate(have) if n not in want]
+        drop = tuple(i for i, n in enumerate(have) if n not in want)
         left = [n for n in have if n in want]
-        text = f"{array}.sum(({', '.join(map(str, drop))},))" if drop else array
+        total = sum_over(variable(array), drop) if drop else variable(array)
         if left != want:
-            text += f".permute({', '.join(str(left.index(n)) for n in want)})"
-        self.ledger.part(tensor, f"{text}.to({tensor}.dtype)")
+            total = Value("permute", (total, tuple(left.index(n) for n in want)))
+        self.ledger.part(tensor, cast(total, tensor))
 
     def numbers(self, e: Expr) -> None:
         """Make the numbers of an expression printable where the kernel owns its rows."""
@@ -219,31 +215,25 @@ class Stores:
         array = self.ledger.name(f"{leaf.name}_parts")
         tiles, tile = self._tiles()
         query = k.outputs.query.name
-        shape = f"({k.sizes.batch}, {k.sizes.heads}, {tiles})"
-        self.ledger.allocations.append(
-            f"{array} = torch.zeros({shape}, dtype=torch.float32, device={query}.device)"
-        )
-        self.ledger.finishing.append(f"{leaf.name} = {array}.sum(-1)  # [batch, heads]")
-        k.parameters.add(f"{array}_ptr", "*fp32", array, True)
+        counts = (k.sizes.batch, k.sizes.heads, tiles)
+        self.ledger.allocations.append(Allocate(array, query, counts, FLOAT, zero=True))
+        total = sum_over(variable(array), (-1,))
+        self.ledger.finishing.append(Let(leaf.name, total, after="[batch, heads]"))
+        k.parameters.add_array(f"{array}_ptr", "fp32", array)
         k.parameters.add(f"{array}_tiles", "i32", tiles)
-        head = "h" if k.sizes.heads != "1" else "0"
-        place = f"(b * heads + {head}) * {array}_tiles + {tile}" if k.programs != "1" else tile
+        head = "h" if k.sizes.heads != ONE else "0"
+        place = f"(b * heads + {head}) * {array}_tiles + {tile}" if k.programs != ONE else tile
         return [f"tl.store({array}_ptr + {place}, {text})"]
 
-    def _tiles(self) -> tuple[str, str]:
+    def _tiles(self) -> tuple[Value, str]:
         """(host: number of tiles, kernel: which one)."""
         k = self.kernel
         if k.facts.packed:
             raise not_built("a sum over tiles of packed sequences")
         if k.owner.first == "row0":
-            return (
-                f"triton.cdiv({k.sizes.q_len}, {k.schedule.block_q})",
-                f"row0 // {k.schedule.block_q}",
-            )
-        return (
-            f"triton.cdiv({k.sizes.kv_len}, {k.schedule.block_k})",
-            f"col0 // {k.schedule.block_k}",
-        )
+            block = k.schedule.block_q
+            return cdiv(k.sizes.q_len, block), f"row0 // {block}"
+        return cdiv(k.sizes.kv_len, k.schedule.block_k), f"col0 // {k.schedule.block_k}"
 
     # --- buckets ----------------------------------------------------------------------------------
     def histogram_inits(self) -> list[tuple[str, str]]:
@@ -274,14 +264,13 @@ class Stores:
         for x in self.buckets:
             array, tensor = self.ledger.name(f"{x.name}_parts"), x.tensor.name
             tiles, tile = self._tiles()
-            shape = f"({k.sizes.batch}, {k.sizes.heads}, {tiles}, {x.slots})"
-            self.ledger.allocations.append(
-                f"{array} = torch.zeros({shape}, dtype=torch.float32, device={tensor}.device)"
-            )
+            counts = (k.sizes.batch, k.sizes.heads, tiles, value(x.slots))
+            self.ledger.allocations.append(Allocate(array, tensor, counts, FLOAT, zero=True))
             total = self.ledger.name(f"{x.name}_total")
-            self.ledger.finishing.append(f"{total} = {array}.sum(2)[..., :{x.count}]")
+            summed = Value("first", (sum_over(variable(array), (2,)), x.count))
+            self.ledger.finishing.append(Let(total, summed))
             self._finish(tensor, total, ["b", "h", "bucket"], [*x.lead, "bucket"])
-            k.parameters.add(f"{array}_ptr", "*fp32", array, True)
+            k.parameters.add_array(f"{array}_ptr", "fp32", array)
             k.parameters.add(f"{array}_tiles", "i32", tiles)
             place = f"((b * heads + h) * {array}_tiles + {tile}) * {x.slots}"
             lines.append(f"tl.store({array}_ptr + {place} + tl.arange(0, {x.slots}), {x.name})")

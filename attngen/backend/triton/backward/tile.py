@@ -9,6 +9,7 @@ from attngen.backend.triton.backward.base import BackwardContext, Sum
 from attngen.backend.triton.backward.binder import BackwardBinder
 from attngen.backend.triton.backward.program import Backward
 from attngen.backend.triton.context import ANCHOR
+from attngen.backend.triton.host import Descriptor
 from attngen.backend.triton.layout import Layout
 from attngen.backend.triton.limits import KEYS, QUERIES
 from attngen.backend.triton.printer import Printer
@@ -16,6 +17,7 @@ from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE, Frame
 from attngen.backend.triton.step import Step, place_mask
 from attngen.backend.triton.text import prune, used, words
 from attngen.backend.triton.view import Stage
+from attngen.backend.value import ONE, stride_of
 from attngen.core.target import Target
 from attngen.ir.backward import NumberSum, RowSum
 from attngen.ir.expr import Axes, Expr, Load, Side
@@ -52,11 +54,11 @@ class TileKernel(BackwardContext):
         if e.tensor not in self.backward.numbers:
             return self.inputs.load(e, printer)
         block = self.schedule.block_q
-        axes = f"[{self.sizes.batch}, {self.sizes.heads}, {self.sizes.q_len}]"
-        strides = f"[{e.tensor}.stride(0), {e.tensor}.stride(1), 1]"
+        axes = (self.sizes.batch, self.sizes.heads, self.sizes.q_len)
+        strides = (stride_of(e.tensor, 0), stride_of(e.tensor, 1), ONE)
         handle = f"{e.tensor}_rows"
-        arguments = (e.tensor, axes, strides, f"[1, 1, {block}]")
-        self.parameters.add_descriptor(handle, f"tensordesc<fp32[1, 1, {block}]>", arguments)
+        made = Descriptor(e.tensor, axes, strides, (1, 1, block))
+        self.parameters.add_descriptor(handle, "fp32", made)
         return f"{handle}.load([b, h, m]).reshape({block})"
 
     # --- the step ---------------------------------------------------------------------------------
@@ -67,8 +69,8 @@ class TileKernel(BackwardContext):
         targets = [t for level in self.levels for t in self.backward.tiles.targets(level)]
         self._count(targets)
         sums = [self._row_sum(t) if isinstance(t, RowSum) else self._number_sum(t) for t in targets]
+        extra = self._tile_stores()  # may add to the tile's lines
         lines = list(self.binder.sections[TILE])
-        extra = self._tile_stores()
         lines += [line for s in sums for line in s.lines] + extra
         self.sums = {s.leaf: s for s in sums}
         inits = [(n, i) for s in sums for n, i in zip(s.names, s.inits, strict=True)]

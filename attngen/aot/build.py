@@ -1,0 +1,237 @@
+"""Builds a package: prints and compiles every kernel file, and puts the results together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attngen.aot.answers import stored_answers
+from attngen.aot.contract import require_contract
+from attngen.aot.matrix import Choice, File, Variant, choices, halves, variant
+from attngen.aot.toolchain import toolchain
+from attngen.core.dtype import Dtype
+from attngen.core.target import Target
+from attngen.ir.attention import Attention, Tensor
+from attngen.ir.text import spec_text
+from attngen.runtime.binary import Binary
+from attngen.runtime.cache import Cache
+from attngen.runtime.crosscompile import compile_many
+from attngen.runtime.empty import result_dtype
+from attngen.runtime.interface import Interface
+from attngen.runtime.kernel import FEW_PACKED, FEW_QUERIES, MANY_KEYS
+from attngen.runtime.scalars import scalars
+from attngen.runtime.specialise import Spec
+
+SCHEMA = 1
+ARCHITECTURES = {90: "sm_90a", 100: "sm_100f", 120: "sm_120f"}  # what binaries are assembled for
+
+Progress = Callable[[int], Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to build.
+
+    sizes: sizes to choose from for each feature axis, by spec (same order); attngen: its version.
+    """
+
+    module: str
+    version: str
+    specs: Sequence[Spec]
+    sizes: Sequence[Mapping[str, Sequence[int]]]
+    dtypes: Sequence[Dtype]
+    targets: Sequence[Target]
+    backward: bool = True
+    attngen: str = ""
+
+
+@dataclass
+class Built:
+    """The manifest of a package, and its files by path; notes: what was left out, and why."""
+
+    manifest: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: None) -> Built:
+    """The package, up to its text files. SpecError: a spec, target or schedule without a kernel.
+
+    An interrupted build goes on where it was: what has been compiled is in the cache.
+    """
+    variants = [
+        variant(choice, half, order.targets, cache, order.backward)
+        for spec, sizes in zip(order.specs, order.sizes, strict=True)
+        for choice in choices(spec, sizes)
+        for half in halves(spec.attention, order.dtypes)
+    ]
+    compiled = _compile(variants, cache, progress)
+    manifest: dict[str, Any] = {
+        "schema": SCHEMA,
+        "package": order.module,
+        "version": order.version,
+        "toolchain": toolchain(order.targets, order.attngen),
+        "specs": {},
+        "kernels": {},
+        "answers": {},
+    }
+    built = Built(manifest)
+    for spec in order.specs:
+        own = [v for v in variants if v.choice.spec is spec]
+        manifest["specs"][own[0].choice.name] = _spec(own, compiled, built)
+    for choice in _by_name(variants).values():
+        _add_answers(choice, built)
+    return built
+
+
+def _compile(
+    variants: Sequence[Variant], cache: Cache, progress: Progress
+) -> dict[int, list[Binary]]:
+    files = [f for v in variants for f in v.files]
+    advance = progress(len(files))
+    jobs = [(f.emitted, f.target) for f in files]
+    workers = os.cpu_count() or 1
+    found = compile_many(jobs, cache, lambda _: advance(), steady=True, workers=workers)
+    for file, binaries in zip(files, found, strict=True):
+        for kernel, binary in zip(file.emitted.kernels, binaries, strict=True):
+            require_contract(kernel, binary, file.target)
+    return {id(file): binaries for file, binaries in zip(files, found, strict=True)}
+
+
+def _by_name(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
+    out: dict[str, list[Variant]] = {}
+    for v in variants:
+        out.setdefault(v.choice.name, []).append(v)
+    return out
+
+
+def _add_answers(variants: Sequence[Variant], built: Built) -> None:
+    different = {v.choice.sizes: v for v in variants}
+    data = stored_answers([(v.choice, v.wiring) for v in different.values()])
+    name = variants[0].choice.name
+    path = f"answers/{name}.bin"
+    built.files[path] = data
+    built.manifest["answers"][name] = {"file": path, "sha256": _sha256(data)}
+
+
+def _spec(
+    variants: Sequence[Variant], compiled: Mapping[int, list[Binary]], built: Built
+) -> dict[str, Any]:
+    choice = variants[0].choice
+    attention = choice.attention
+    text = spec_text(attention)
+    for v in variants:
+        if v.why:
+            built.notes.append(f"{choice.name} ({v.half.value}) has no backward: {v.why}")
+    path = f"specs/{choice.name}.attn"
+    built.files[path] = text.encode()
+    return {
+        "file": path,
+        "text": text,
+        "sha256": _sha256(text.encode()),
+        "params": dict(attention.params),
+        "arguments": _arguments(attention),
+        "outputs": [
+            {"name": name, "dtype": result_dtype(e), "feature": e.feature}
+            for name, e in attention.outputs
+        ],
+        "decode": _decode(attention),
+        "variants": [_variant(v, compiled, built) for v in variants],
+    }
+
+
+def _decode(attention: Attention) -> dict[str, Any]:
+    """When a call decodes, as `Kernel._short` decides it; of packed sequences on average."""
+    packed = any(t.packed for t in attention.tensors)
+    queries = FEW_PACKED if packed else FEW_QUERIES
+    return {"queries": queries, "keys": MANY_KEYS, "ratio": 4, "per_sequence": packed}
+
+
+def _arguments(attention: Attention) -> list[dict[str, Any]]:
+    clamped = {name for name, s in scalars(Interface.of(attention)).items() if s.clamp}
+    declared = [t for t in attention.tensors if t.view is None]
+    return [_argument(t, t.name in clamped) for t in declared]
+
+
+def _argument(tensor: Tensor, clamp: bool) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype.value,
+        "role": tensor.role,
+        "scalar": tensor.is_scalar,
+        "clamp": clamp,
+        "const": tensor.const,
+        "packed": tensor.packed,
+        "axes": [[a.name, a.role, a.size] for a in tensor.axes],
+    }
+
+
+def _variant(v: Variant, compiled: Mapping[int, list[Binary]], built: Built) -> dict[str, Any]:
+    programs: dict[str, dict[str, Any]] = {}
+    for file in v.files:
+        kernels = {
+            binary.kernel: _kernel(file, i, binary, built)
+            for i, binary in enumerate(compiled[id(file)])
+        }
+        programs.setdefault(file.form, {})[file.target.name] = {
+            "schedule": file.emitted.schedule,
+            "arguments": list(file.emitted.arguments),
+            "host": list(file.emitted.host),
+            "kernels": kernels,
+        }
+    wiring = None
+    if v.wiring is not None:
+        wiring = {
+            "saved": [list(pair) for pair in v.wiring.saved],
+            "results": list(v.wiring.results),
+            "seeds": list(v.wiring.seeds),
+            "gradients": list(v.wiring.gradients),
+        }
+    half = v.half.value
+    return {"half": half, "sizes": dict(v.choice.sizes), "wiring": wiring, "programs": programs}
+
+
+def _kernel(file: File, number: int, binary: Binary, built: Built) -> str:
+    """Add a binary; its key. Equal binaries of equal use are one."""
+    device = file.emitted.kernels[number]
+    digest, arch = _sha256(binary.data), _architecture(file.target)
+    path = f"kernels/{arch}/{digest[:24]}.{binary.kind}"
+    built.files[path] = binary.data
+    launch = {k: v for k, v in binary.launch.items() if k != "steady"}
+    names = list(device.signature)
+    if not binary.launch["steady"]:
+        note = "ptxas ran at changing addresses: the package may differ from build to build"
+        built.notes += [] if note in built.notes else [note]
+    built.manifest["kernels"][digest[:24]] = {
+        "backend": "triton",
+        "kind": binary.kind,
+        "arch": arch,
+        "file": path,
+        "sha256": digest,
+        "bytes": len(binary.data),
+        "symbol": binary.symbol,
+        "threads": binary.warps * file.target.warp,
+        "shared": binary.shared_bytes,
+        "registers": binary.registers,
+        "spills": binary.spills_bytes,
+        "parameters": list(device.signature.values()),
+        "divisible": [names.index(n) for n in device.divisible],
+        **launch,
+    }
+    return digest[:24]
+
+
+def _architecture(target: Target) -> str:
+    if isinstance(target.arch, int):
+        return ARCHITECTURES.get(target.arch, target.name)
+    return target.name
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+__all__ = ["Built", "Choice", "Order", "build"]

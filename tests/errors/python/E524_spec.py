@@ -1,0 +1,2 @@
+def call():
+    attngen.nn.Attention(None)
