@@ -356,10 +356,7 @@ class Kernel:
         descriptors: bool,
         also: Sequence[str] = (),
     ) -> Plan:
-        """How `entry` is called with such arguments.
-
-        descriptors: whether it loads streams with them; also: inputs that must be aligned, too.
-        """
+        """How `entry` is called; descriptors: it loads streams with them, and the inputs `also`."""
         require_narrow(call, self.declared, values)
         copies = self._copies(call, values, descriptors, also)
         on_cpu = call.device == "cpu"
@@ -376,14 +373,15 @@ class Kernel:
     ) -> tuple[Copy, ...]:
         copies: list[Copy] = []
         for i, (tensor, value) in enumerate(zip(self.declared, values, strict=True)):
+            loaded = (descriptors and tensor.is_stream) or tensor.name in also
             if i in call.copies:
-                self._note(
-                    f"{tensor.name} is copied: its feature axis has stride {value.stride(-1)}"
-                )
-                copies.append((i, align))
-            elif ((descriptors and tensor.is_stream) or tensor.name in also) and not aligned(value):
-                self._note(f"{tensor.name} is copied: no descriptor fits {found(value)}")
-                copies.append((i, align))
+                why = f"its feature axis has stride {value.stride(-1)}"
+            elif loaded and not aligned(value):
+                why = f"no descriptor fits {found(value)}"
+            else:
+                continue
+            self._note(f"{tensor.name} is copied: {why}")
+            copies.append((i, align))
         return tuple(copies)
 
     def _note(self, text: str) -> None:

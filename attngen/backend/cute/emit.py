@@ -16,7 +16,7 @@ from attngen.backend.triton.printer import LOG2E
 from attngen.backend.triton.tensors import Parameters, Sizes, sizes
 from attngen.backend.triton.text import call
 from attngen.backend.triton.wrap import wrap_fact, wrap_source
-from attngen.backend.value import cdiv, product
+from attngen.backend.value import product
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir.attention import Tensor
@@ -32,7 +32,7 @@ tiles finish first_key end_key keep slope column diagonal distance score per_til
 """.split()
 HOOKS = frozenset(_HOOKS)
 HOOKS_TAKEN = frozenset({"FORWARD"})
-_SCALARS = {Dtype.F32: "f32", Dtype.I32: "i32", Dtype.BOOL: "i32"}
+_SCALARS = {Dtype.F32: "f32", Dtype.I32: "i32"}
 WARPS = 4  # of a warpgroup
 
 
@@ -185,7 +185,8 @@ class Part:
         flags, tickets = f"flags{self.working}", f"tickets{self.working}"
         if self.schedule.reference == "first":
             warps = WARPS * (self.schedule.tile_m // 64)
-            tiles = cdiv(host.q_len, self.schedule.tile_m)
+            tile = self.schedule.tile_m
+            tiles = (host.q_len + (tile - 1)) // tile
             lines.append(f"blocks = {product((tiles, host.batch, host.heads))}")
             lines.append(
                 f"{flags} = {self.outputs.query.name}.new_empty(({warps} * blocks,), "

@@ -18,6 +18,7 @@ from attngen.ir.program import Program
 from attngen.ir.walk import walk
 
 HALVES = (Dtype.BF16, Dtype.F16)
+INPUTS = (*HALVES, Dtype.F32, Dtype.I32)
 WIDEST = 256  # columns of a wgmma product, and of the registers that hold its sums
 STEP = 16  # columns that one wgmma contracts
 # (columns of queries, of values) whose kernels were held against the reference on a GPU
@@ -81,7 +82,7 @@ def _storage(program: Program) -> Iterator[str]:
     if _half(program) is None:
         yield "rows of other dtypes than one 16-bit float"
     for t in program.attention.tensors:
-        if t.dtype in (Dtype.I64, Dtype.F64) and not t.is_stream:
+        if t.dtype not in INPUTS and not t.is_stream:
             yield f"{t.dtype.value} inputs ({t.name})"
 
 

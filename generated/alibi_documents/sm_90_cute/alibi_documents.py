@@ -93,7 +93,7 @@ def alibi_documents(q, k, v, slope, doc):
     heads = q.shape[1]
     q_len = q.shape[2]
     out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
-    blocks = triton.cdiv(q_len, 128) * batch * heads
+    blocks = (q_len + 127) // 128 * batch * heads
     flags = q.new_empty((8 * blocks,), dtype=torch.int32)  # by warp
     tickets = q.new_zeros((1,), dtype=torch.int32)
     FORWARD(q, k, v, slope, doc, out, flags, tickets)

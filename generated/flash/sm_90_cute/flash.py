@@ -72,7 +72,7 @@ def flash(q, k, v):
     q_len = q.shape[2]
     out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
     lse = q.new_empty((batch, heads, q_len), dtype=torch.float32)
-    blocks = triton.cdiv(q_len, 128) * batch * heads
+    blocks = (q_len + 127) // 128 * batch * heads
     flags = q.new_empty((8 * blocks,), dtype=torch.int32)  # by warp
     FORWARD(q, k, v, out, lse, flags)
     return out, lse

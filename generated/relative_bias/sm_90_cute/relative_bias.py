@@ -78,7 +78,7 @@ def relative_bias(q, k, v, table, bias):
     heads = q.shape[1]
     q_len = q.shape[2]
     out = q.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
-    blocks = triton.cdiv(q_len, 128) * batch * heads
+    blocks = (q_len + 127) // 128 * batch * heads
     flags = q.new_empty((8 * blocks,), dtype=torch.int32)  # by warp
     FORWARD(q, k, v, table, bias, out, flags)
     return (out,)

@@ -4,6 +4,7 @@ import math
 import random
 
 import pytest
+import torch
 
 from attngen.backend.cute.functions import Functions, Library
 from attngen.backend.cute.shape import missing, shape_of
@@ -140,6 +141,10 @@ def test_a_row_without_keys_is_zero():
         (spec("  mask = kv_idx < n[b]", "  input n : i32[B]\n"), "conditions on keys alone"),
         (spec("  mask = kv_idx < 4 or q_pos - kv_idx < 9 and causal"), "several ranges"),
         (spec("").replace("half", "f32"), "16-bit float"),
+        (
+            spec("  mask = pairs[b, q_idx, kv_idx]", "  input pairs : bool[B, Sq, Skv]\n"),
+            "bool inputs (pairs)",
+        ),
         (spec("", out="  out = sum(sigmoid(score) * v)"), "without a softmax"),
     ],
 )
@@ -154,3 +159,22 @@ def test_several_softmaxes_share_functions_and_hand_over_rows():
     assert source.count("def tiles") == source.count("def end_key") == 1
     assert source.count("Forward(Plan(") == 2
     assert "p_part_row - 0.5 * acc * inverse" in source or "_part_row - 0.5" in source
+
+
+@pytest.mark.parametrize("options", [{}, {"form": "flat"}, {"numerics": "exact"}])
+def test_the_host_function_passes_what_the_plan_says(options):
+    out = "  out = sum(softmax(score) * v)\n  lse = logsumexp(score)\n  return out, lse"
+    file, scope = emitted(spec("  mask = causal", out=out), options)[1], {}
+    exec(compile(file.source, "<file>", "exec"), scope)
+    passed = []
+    scope["FORWARD"].use(lambda *x: passed.extend(x))
+    q, k = torch.zeros(2, 3, 300, 128).bfloat16(), torch.zeros(2, 3, 77, 128).bfloat16()
+    results = scope[file.entry](q, k, k)
+    kinds = [kind.split() for _, kind in scope["FORWARD"].plan.arguments]
+    assert [x.ndim for x in passed] == [int(rank) for _, rank, _ in kinds]
+    assert [tuple(x.shape) for x in results] == [(2, 3, 300, 128), (2, 3, 300)]
+    named = dict(zip((n for n, _ in scope["FORWARD"].plan.arguments), passed, strict=True))
+    if "flags" in named:  # one for each warp of each tile
+        assert named["flags"].numel() == 3 * 2 * 3 * 8
+    if "tickets" in named:
+        assert named["tickets"].tolist() == [0]
