@@ -79,6 +79,6 @@ def test_the_file_and_explain_say_that_it_was_not_run():
     ],
 )
 def test_what_its_memories_cannot_hold_is_an_error(name, size, word):
-    with pytest.raises(SpecError, match="E410") as caught:
+    with pytest.raises(SpecError, match="E408") as caught:
         made(name, size)
     assert word in str(caught.value)
