@@ -80,6 +80,10 @@ def _launcher(plan: Plan | BackwardPlan) -> Callable[..., None]:
         from attngen.cutelib.backward.kernel import Launch  # noqa: PLC0415
 
         return Launch(plan)
+    if plan.schedule.arch == "sm_100":
+        from attngen.cutelib.blackwell import Launch as BlackwellLaunch  # noqa: PLC0415
+
+        return BlackwellLaunch(plan)
     from attngen.cutelib.forward import Launch as ForwardLaunch  # noqa: PLC0415
 
     return ForwardLaunch(plan)

@@ -24,6 +24,7 @@ from attngen.ir.expr import Row, Side
 from attngen.ir.program import Program
 from attngen.ir.text import spec_text
 from attngen.schedule.cute import L2, CuteSchedule
+from attngen.schedule.cute_blackwell import BLACKWELL, NOT_RUN
 
 OWN = frozenset("torch ops Forward Plan Schedule Stream FORWARD flags tickets blocks".split())
 _HOOKS = """
@@ -50,7 +51,15 @@ class _File:
         self.entry = Names(OWN | HOOKS).take(self.attention.name)
         library = Library(OWN | HOOKS_TAKEN | {self.entry})
         self.parts = [
-            Part(part, _schedule_of(part, schedule), library, self.entry, number, len(programs))
+            Part(
+                part,
+                _schedule_of(part, schedule),
+                library,
+                self.entry,
+                number,
+                len(programs),
+                target,
+            )
             for number, part in enumerate(programs)
         ]
         self.library = library
@@ -64,14 +73,14 @@ class _File:
             "cute/forward.py.j2",
             title=f"{self.attention.name}, forward, {self.target.name}: by attngen.",
             spec=spec_text(self.attention).strip(),
-            facts=[wrap_fact(f"Schedule: {self.schedule.describe()}")],
+            facts=[wrap_fact(f"Schedule: {self.schedule.describe()}"), *self._warning()],
             functions=self.library.functions,
             plans=[part.plan() for part in self.parts],
             host_signature=call(f"def {self.entry}", [t.name for t in declared], ":"),
             host_lines=self._host(),
         )
         s = self.schedule
-        warps = WARPS * (s.tile_m // 64 + 1)
+        warps = 16 if self.target.name == BLACKWELL else WARPS * (s.tile_m // 64 + 1)
         own = {t.name for t in declared}
         aligned = {x.tensor for part in self.parts for x in part.functions.row_streams} & own
         return Emitted(
@@ -86,6 +95,10 @@ class _File:
             backend="cute",
             aligned=tuple(sorted(aligned)),
         )
+
+    def _warning(self) -> list[str]:
+        """What whoever reads the file has to know."""
+        return [wrap_fact(NOT_RUN)] if self.target.name == BLACKWELL else []
 
     def _host(self) -> list[str]:
         """Sizes, then results, working memory and launch of each kernel."""
@@ -117,8 +130,9 @@ class Part:
         entry: str,
         number: int,
         count: int,
+        target: Target,
     ) -> None:
-        self.program, self.schedule = program, schedule
+        self.program, self.schedule, self.target = program, schedule, target
         self.attention = program.attention
         self.shape: Shape = shape_of(program)
         self.functions = Functions(program, self.shape, library)
@@ -228,6 +242,7 @@ class Part:
         parts += [f"turns={s.order == 'turns'}", f"reference={s.reference!r}"]
         parts += ["flat=True"] if s.form == "flat" else []
         parts += [f"l2={s.l2}"] if s.l2 != L2 else []
+        parts += [f"arch={BLACKWELL!r}"] if self.target.name == BLACKWELL else []
         return f"Schedule({', '.join(parts)})"
 
     def _fixed(self) -> float:

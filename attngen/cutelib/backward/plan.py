@@ -29,6 +29,16 @@ class BackwardSchedule:
         """Consumer warpgroups."""
         return self.tile_n // 64
 
+    @property
+    def warps(self) -> int:
+        """Warps of a block of threads."""
+        return 4 * (self.groups + 1)
+
+    @property
+    def arch(self) -> str:
+        """The only architecture with a backward."""
+        return "sm_90"
+
 
 @dataclass(frozen=True)
 class BackwardPlan:
