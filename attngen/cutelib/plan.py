@@ -127,3 +127,11 @@ class Plan:
     def number_roles(self) -> tuple[str, ...]:
         """Axes of the results that are numbers."""
         return self.result_roles[:-1]
+
+    @property
+    def aligned(self) -> frozenset[str]:
+        """Arguments whose rows begin at multiples of 16 bytes."""
+        return frozenset(
+            {x.tensor for x in (self.query, self.key, self.value, *self.row_streams)}
+            | {n for n, _ in self.rows}
+        )

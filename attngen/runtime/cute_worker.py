@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from attngen.backend.emitted import Emitted
+from attngen.cutelib.backward.plan import BackwardPlan
 from attngen.cutelib.launch import Forward, trace
 from attngen.cutelib.plan import Plan
 from attngen.runtime.load import load_module
@@ -42,7 +43,7 @@ def binaries(source: str) -> list[dict[str, Any]]:
         module = load_module(Emitted(source, "", (), (), ()))
         forwards = [x for x in vars(module).values() if isinstance(x, Forward)]
         os.environ |= {  # read when the compiler is imported, by `trace`
-            "CUTE_DSL_ARCH": f"{forwards[0].plan.schedule.arch}a",
+            "CUTE_DSL_ARCH": _architecture(forwards[0].plan),
             "CUTE_DSL_KEEP": "cubin",
             "CUTE_DSL_DUMP_DIR": folder,
             "CUTE_DSL_NO_CACHE": "1",
@@ -56,7 +57,11 @@ def binaries(source: str) -> list[dict[str, Any]]:
         return found
 
 
-def _describe(path: Path, plan: Plan) -> list[dict[str, Any]]:
+def _architecture(plan: Plan | BackwardPlan) -> str:
+    return "sm_90a" if isinstance(plan, BackwardPlan) else f"{plan.schedule.arch}a"
+
+
+def _describe(path: Path, plan: Plan | BackwardPlan) -> list[dict[str, Any]]:
     usage = _cuobjdump("-res-usage", path)
     code = _cuobjdump("-sass", path)
     texts = dict(_functions(code))
@@ -79,8 +84,10 @@ def _describe(path: Path, plan: Plan) -> list[dict[str, Any]]:
     return out
 
 
-def _shared(plan: Plan) -> int:
+def _shared(plan: Plan | BackwardPlan) -> int:
     """Bytes of shared memory: it is asked for at the launch, the cubin does not say."""
+    if isinstance(plan, BackwardPlan):
+        return plan.shared_bytes
     s, query, value = plan.schedule, plan.query.width, plan.value.width
     form = "flat" if s.flat else "tile"
     schedule = CuteSchedule(s.tile_m, s.tile_n, s.stages, form=form)

@@ -161,16 +161,16 @@ class Part:
             ("query", self._stream(shape.query)),
             ("key", self._stream(shape.key)),
             ("value", self._stream(shape.value)),
-            ("arguments", _tuple([repr(x) for x in self._arguments()])),
-            ("rows", _tuple([f'("{name}", {function})' for name, function in f.rows])),
-            ("numbers", _tuple([repr(n) for n in f.numbers])),
-            ("result_roles", repr(_roles(self.outputs.query))),
-            ("row_streams", _tuple([self._stream(x) for x in f.row_streams])),
+            ("arguments", tuple_text([repr(x) for x in self._arguments()])),
+            ("rows", tuple_text([f'("{name}", {function})' for name, function in f.rows])),
+            ("numbers", tuple_text([repr(n) for n in f.numbers])),
+            ("result_roles", repr(roles(self.outputs.query))),
+            ("row_streams", tuple_text([self._stream(x) for x in f.row_streams])),
             ("schedule", self._schedule(s)),
             ("scale", repr(split.scale)),
             ("near", repr(f.near)),
             ("fixed", repr(self._fixed())),
-            ("runs", _tuple([f'("{name}", {function})' for name, function in f.runs])),
+            ("runs", tuple_text([f'("{name}", {function})' for name, function in f.runs])),
         ]
         fields += [(n, f.hooks[n]) for n in _HOOKS if n in f.hooks]
         empty = {"row_streams": "()", "runs": "()", "near": "None", "numbers": "()", "fixed": "0.0"}
@@ -202,7 +202,7 @@ class Part:
     def _stream(self, row: Row) -> str:
         t = self.attention.tensor(row.tensor)
         own = head_axis(self.outputs.query)
-        parts = [repr(self.functions.attributes[t.name]), repr(_roles(t)), str(row.width)]
+        parts = [repr(self.functions.attributes[t.name]), repr(roles(t)), str(row.width)]
         if row.start:
             parts.append(f"start={row.start}")
         name = self._key_name(row)
@@ -228,7 +228,7 @@ class Part:
 
     def _arguments(self) -> list[tuple[str, str]]:
         names = self.functions.attributes
-        out = [(names[t.name], _kind(t)) for t in self._inputs()]
+        out = [(names[t.name], argument_kind(t)) for t in self._inputs()]
         out += [(names[r.name], _result_kind(r, self.outputs.query)) for r in self.outputs.results]
         return out + [(name, "i32 1 0") for name in self._working()]
 
@@ -251,11 +251,13 @@ class Part:
         return (c.low + c.high) / 2 * LOG2E if self.schedule.reference == "fixed" else 0.0
 
 
-def _roles(t: Tensor) -> tuple[str, ...]:
+def roles(t: Tensor) -> tuple[str, ...]:
+    """Roles of its axes, in memory order."""
     return tuple(a.role for a in t.axes)
 
 
-def _kind(t: Tensor) -> str:
+def argument_kind(t: Tensor) -> str:
+    """How a plan describes an argument."""
     if t.is_scalar:
         return _SCALARS[t.dtype]
     last = t.axes[-1]
@@ -269,5 +271,6 @@ def _result_kind(r: Result, query: Tensor) -> str:
     return f"{dtype} {rank} {r.width or 0}"
 
 
-def _tuple(items: list[str]) -> str:
+def tuple_text(items: list[str]) -> str:
+    """The items as a tuple."""
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
