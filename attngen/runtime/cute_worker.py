@@ -43,7 +43,7 @@ def binaries(source: str) -> list[dict[str, Any]]:
         module = load_module(Emitted(source, "", (), (), ()))
         forwards = [x for x in vars(module).values() if isinstance(x, Forward)]
         os.environ |= {  # read when the compiler is imported, by `trace`
-            "CUTE_DSL_ARCH": f"{forwards[0].plan.schedule.arch}a",
+            "CUTE_DSL_ARCH": _architecture(forwards[0].plan),
             "CUTE_DSL_KEEP": "cubin",
             "CUTE_DSL_DUMP_DIR": folder,
             "CUTE_DSL_NO_CACHE": "1",
@@ -55,6 +55,10 @@ def binaries(source: str) -> list[dict[str, Any]]:
             for path in sorted(set(Path(folder).glob("*.cubin")) - before):
                 found += _describe(path, forward.plan)
         return found
+
+
+def _architecture(plan: Plan | BackwardPlan) -> str:
+    return "sm_90a" if isinstance(plan, BackwardPlan) else f"{plan.schedule.arch}a"
 
 
 def _describe(path: Path, plan: Plan | BackwardPlan) -> list[dict[str, Any]]:

@@ -34,11 +34,6 @@ class BackwardSchedule:
         """Warps of a block of threads."""
         return 4 * (self.groups + 1)
 
-    @property
-    def arch(self) -> str:
-        """The only architecture with a backward."""
-        return "sm_90"
-
 
 @dataclass(frozen=True)
 class BackwardPlan:
