@@ -241,6 +241,22 @@ def select(condition: Any, a: Any, b: Any) -> Any:
     return select_(condition, a, b)
 
 
+def hull(*ranges: Any) -> tuple[Any, Any]:
+    """The least range that holds every range (low, high) that is not empty."""
+    far = 1 << 30
+    lows = [select(low < high, low, far) for low, high in ranges]
+    return minimum(*lows), maximum(*(high for _, high in ranges))
+
+
+def longest(*ranges: Any) -> tuple[Any, Any]:
+    """The longest of ranges (low, high)."""
+    low, high = ranges[0]
+    for other_low, other_high in ranges[1:]:
+        wins = other_high - other_low > high - low
+        low, high = select(wins, other_low, low), select(wins, other_high, high)
+    return low, high
+
+
 def negated(condition: Any) -> Any:
     """The opposite."""
     return not condition if isinstance(condition, bool) else condition == _dsl().Boolean(False)

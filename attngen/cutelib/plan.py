@@ -41,7 +41,8 @@ class Schedule:
     when it grew by 2**8), "first" (the maximum of the first block, checked at the end) or "fixed"
     (a constant: scores are bounded); flat: persistent, tiles run into each other, and the bounds of
     a tile are found one tile ahead; pin: keep the exponentials above the wait for the product;
-    l2: bytes of keys and values that heads worked on side by side may have; processors: of the GPU.
+    l2: bytes of keys and values that heads worked on side by side may have; processors: of the GPU;
+    arch: "sm_90", or "sm_100", where tile_m is 256 and order, form and pin have no meaning.
     """
 
     tile_m: int = 128
@@ -53,11 +54,17 @@ class Schedule:
     pin: bool = True
     l2: int = 40 << 20
     processors: int = 132
+    arch: str = "sm_90"
 
     @property
     def groups(self) -> int:
-        """Consumer warpgroups."""
+        """Consumer warpgroups of sm_90."""
         return self.tile_m // 64
+
+    @property
+    def warps(self) -> int:
+        """Warps of a block of threads."""
+        return 16 if self.arch == "sm_100" else 4 * (self.groups + 1)
 
 
 @dataclass(frozen=True)
@@ -120,3 +127,11 @@ class Plan:
     def number_roles(self) -> tuple[str, ...]:
         """Axes of the results that are numbers."""
         return self.result_roles[:-1]
+
+    @property
+    def aligned(self) -> frozenset[str]:
+        """Arguments whose rows begin at multiples of 16 bytes."""
+        return frozenset(
+            {x.tensor for x in (self.query, self.key, self.value, *self.row_streams)}
+            | {n for n, _ in self.rows}
+        )

@@ -84,6 +84,7 @@ SETTINGS: dict[str, tuple[str | int, ...] | str | range] = {
     "precision": ("tf32", "ieee"),
     "backend": ("triton", "cute"),
     "numerics": ("fast", "exact"),
+    "gradients": ("ordered", "unordered"),
     "tile_m": (64, 128, 192),
     "tile_n": range(16, 257),
     "order": ("turns", "free"),

@@ -10,6 +10,7 @@ from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.target import Target
 from attngen.runtime.settings import cute_installed, preferred_backend
 from attngen.schedule.cute import CuteSchedule
+from attngen.schedule.cute_blackwell import BLACKWELL, NOT_RUN, choose_blackwell
 from attngen.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -49,13 +50,15 @@ def choose_backend(
         return Choice("triton", "asked for")
     if asked == "cute":
         _require(program, target, short)
-        return Choice("cute", "asked for")
+        warning = f"; {NOT_RUN[0].lower()}{NOT_RUN[1:-1]}" if target.name == BLACKWELL else ""
+        return Choice("cute", f"asked for{warning}")
     return _best(program, target, options, short)
 
 
 def _best(program: Program, target: Target, options: Options, short: bool) -> Choice:
     if target.name != CUTE_TARGET:
-        return Choice("triton", f"the CuTe kernels are for {CUTE_TARGET}")
+        words = f"; that for {BLACKWELL} was never run" if target.name == BLACKWELL else ""
+        return Choice("triton", f"the CuTe kernels are for {CUTE_TARGET}{words}")
     if preferred_backend() == "triton":
         return Choice("triton", "ATTNGEN_BACKEND says so")
     named = [name for name in OF_TRITON if name in options]
@@ -63,22 +66,26 @@ def _best(program: Program, target: Target, options: Options, short: bool) -> Ch
         return Choice("triton", f"the schedule names {named[0]}, an option of Triton's kernels")
     if not cute_installed() and preferred_backend() != "cute":
         return Choice("triton", "the CuTe DSL is not installed (pip install attngen[cute])")
-    problems = _missing(program, short)
+    problems = _missing(program, target, short)
     if problems:
         return Choice("triton", f"CuTe kernels do not do {problems[0]} yet")
     return Choice("cute", f"fastest on {target.name}")
 
 
-def _missing(program: Program, short: bool) -> list[str]:
+def _missing(program: Program, target: Target, short: bool) -> list[str]:
     from attngen.backend.cute.shape import missing  # noqa: PLC0415 - not needed on a cache hit
 
     few = ["few queries against many keys"] if short else []
+    if target.name == BLACKWELL:
+        from attngen.backend.cute.blackwell import missing_on_blackwell  # noqa: PLC0415 - as above
+
+        return [*few, *missing_on_blackwell(program)]
     return [*few, *missing(program)]
 
 
 def _require(program: Program, target: Target, short: bool) -> None:
-    problems = _missing(program, short)
-    if target.name != CUTE_TARGET:
+    problems = _missing(program, target, short)
+    if target.name not in (CUTE_TARGET, BLACKWELL):
         problems.insert(0, f"kernels for {target.name}")
     if problems:
         message = f"the cute backend does not do {'; '.join(problems)}"
@@ -93,7 +100,8 @@ def generate_cute(
     from attngen.backend.cute.facts import traits  # noqa: PLC0415
     from attngen.schedule.cute import choose_cute  # noqa: PLC0415
 
-    schedule = choose_cute(traits(program), target, options)
+    choose = choose_blackwell if target.name == BLACKWELL else choose_cute
+    schedule = choose(traits(program), target, options)
     return schedule, emit(program, schedule, target)
 
 

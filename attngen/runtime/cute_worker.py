@@ -16,10 +16,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from attngen.backend.emitted import Emitted
+from attngen.cutelib.backward.plan import BackwardPlan
+from attngen.cutelib.launch import Forward, trace
 from attngen.cutelib.plan import Plan
+from attngen.runtime.load import load_module
 from attngen.schedule.cute import CuteSchedule, shared
-
-ARCHITECTURE = "sm_90a"
+from attngen.schedule.cute_blackwell import shared as shared_of_blackwell
 
 
 def main() -> int:
@@ -37,19 +40,16 @@ def main() -> int:
 def binaries(source: str) -> list[dict[str, Any]]:
     """Every device function of the file: its cubin, and what it uses."""
     with tempfile.TemporaryDirectory(prefix="attngen_") as folder:
-        os.environ |= {
-            "CUTE_DSL_ARCH": ARCHITECTURE,
+        module = load_module(Emitted(source, "", (), (), ()))
+        forwards = [x for x in vars(module).values() if isinstance(x, Forward)]
+        os.environ |= {  # read when the compiler is imported, by `trace`
+            "CUTE_DSL_ARCH": f"{forwards[0].plan.schedule.arch}a",
             "CUTE_DSL_KEEP": "cubin",
             "CUTE_DSL_DUMP_DIR": folder,
             "CUTE_DSL_NO_CACHE": "1",
         }
-        from attngen.backend.emitted import Emitted  # noqa: PLC0415 - after the environment
-        from attngen.cutelib.launch import Forward, trace  # noqa: PLC0415
-        from attngen.runtime.load import load_module  # noqa: PLC0415
-
-        module = load_module(Emitted(source, "", (), (), ()))
         found = []
-        for forward in [x for x in vars(module).values() if isinstance(x, Forward)]:
+        for forward in forwards:
             before = set(Path(folder).glob("*.cubin"))
             trace(forward.plan)
             for path in sorted(set(Path(folder).glob("*.cubin")) - before):
@@ -57,7 +57,7 @@ def binaries(source: str) -> list[dict[str, Any]]:
         return found
 
 
-def _describe(path: Path, plan: Plan) -> list[dict[str, Any]]:
+def _describe(path: Path, plan: Plan | BackwardPlan) -> list[dict[str, Any]]:
     usage = _cuobjdump("-res-usage", path)
     code = _cuobjdump("-sass", path)
     texts = dict(_functions(code))
@@ -72,7 +72,7 @@ def _describe(path: Path, plan: Plan) -> list[dict[str, Any]]:
                 "registers": numbers.get("REG", 0),
                 "spills_bytes": numbers.get("STACK", 0),
                 "shared_bytes": _shared(plan),
-                "warps": 4 * (plan.schedule.groups + 1),
+                "warps": plan.schedule.warps,
                 "symbol": symbol,
                 "assembly": texts.get(symbol, ""),
             }
@@ -80,12 +80,16 @@ def _describe(path: Path, plan: Plan) -> list[dict[str, Any]]:
     return out
 
 
-def _shared(plan: Plan) -> int:
+def _shared(plan: Plan | BackwardPlan) -> int:
     """Bytes of shared memory: it is asked for at the launch, the cubin does not say."""
+    if isinstance(plan, BackwardPlan):
+        return plan.shared_bytes
     s, query, value = plan.schedule, plan.query.width, plan.value.width
-    return shared(
-        CuteSchedule(s.tile_m, s.tile_n, s.stages, form="flat" if s.flat else "tile"), query, value
-    )
+    form = "flat" if s.flat else "tile"
+    schedule = CuteSchedule(s.tile_m, s.tile_n, s.stages, form=form)
+    if s.arch == "sm_100":
+        return shared_of_blackwell(schedule, query, value)
+    return shared(schedule, query, value)
 
 
 def _functions(code: str) -> list[tuple[str, str]]:

@@ -146,7 +146,7 @@ def shared(s: CuteSchedule, query: int, value: int) -> int:
 def _override(schedule: CuteSchedule, options: Mapping[str, Any]) -> CuteSchedule:
     changes: dict[str, Any] = {}
     for name, value in options.items():
-        if name == "backend":
+        if name in ("backend", "gradients"):
             continue
         if (problem := _problem(name, value)) is not None:
             raise SpecError(problem)

@@ -61,7 +61,7 @@ class Hoisted:
         """Bind the largest parts of `e` that can leave the loop over keys."""
         if e in self.printer.bound or isinstance(e, Const | Index | Dot | Reduced):
             return
-        if e.feature is None and not e.axes & Axes.KEY and _costly(e):
+        if e.feature is None and not e.axes & Axes.KEY and costly(e):
             if e.axes & Axes.QUERY:
                 self._row(e)
             else:
@@ -77,7 +77,7 @@ class Hoisted:
 
     def _row(self, e: Expr) -> None:
         for x in walk(e):
-            if not x.axes & Axes.QUERY and _costly(x) and x not in self.printer.bound:
+            if not x.axes & Axes.QUERY and costly(x) and x not in self.printer.bound:
                 self._tile(x)
         name = self.names.take(_wish(e))
         self.row[name] = self.printer.text(e)
@@ -118,7 +118,7 @@ def _inside(printer: PairPrinter, *roots: Expr) -> list[Expr]:
     return list(out)
 
 
-def _costly(e: Expr) -> bool:
+def costly(e: Expr) -> bool:
     """Whether it is worth a register for the whole loop."""
     return not any(isinstance(x, Reduced) for x in walk(e)) and any(
         isinstance(x, Unary | Where)

@@ -24,6 +24,7 @@ from attngen.ir.expr import Row, Side
 from attngen.ir.program import Program
 from attngen.ir.text import spec_text
 from attngen.schedule.cute import L2, CuteSchedule
+from attngen.schedule.cute_blackwell import BLACKWELL, NOT_RUN
 
 OWN = frozenset("torch ops Forward Plan Schedule Stream FORWARD flags tickets blocks".split())
 _HOOKS = """
@@ -50,7 +51,15 @@ class _File:
         self.entry = Names(OWN | HOOKS).take(self.attention.name)
         library = Library(OWN | HOOKS_TAKEN | {self.entry})
         self.parts = [
-            Part(part, _schedule_of(part, schedule), library, self.entry, number, len(programs))
+            Part(
+                part,
+                _schedule_of(part, schedule),
+                library,
+                self.entry,
+                number,
+                len(programs),
+                target,
+            )
             for number, part in enumerate(programs)
         ]
         self.library = library
@@ -64,14 +73,14 @@ class _File:
             "cute/forward.py.j2",
             title=f"{self.attention.name}, forward, {self.target.name}: by attngen.",
             spec=spec_text(self.attention).strip(),
-            facts=[wrap_fact(f"Schedule: {self.schedule.describe()}")],
+            facts=[wrap_fact(f"Schedule: {self.schedule.describe()}"), *self._warning()],
             functions=self.library.functions,
             plans=[part.plan() for part in self.parts],
             host_signature=call(f"def {self.entry}", [t.name for t in declared], ":"),
             host_lines=self._host(),
         )
         s = self.schedule
-        warps = WARPS * (s.tile_m // 64 + 1)
+        warps = 16 if self.target.name == BLACKWELL else WARPS * (s.tile_m // 64 + 1)
         own = {t.name for t in declared}
         aligned = {x.tensor for part in self.parts for x in part.functions.row_streams} & own
         return Emitted(
@@ -86,6 +95,10 @@ class _File:
             backend="cute",
             aligned=tuple(sorted(aligned)),
         )
+
+    def _warning(self) -> list[str]:
+        """What whoever reads the file has to know."""
+        return [wrap_fact(NOT_RUN)] if self.target.name == BLACKWELL else []
 
     def _host(self) -> list[str]:
         """Sizes, then results, working memory and launch of each kernel."""
@@ -117,8 +130,9 @@ class Part:
         entry: str,
         number: int,
         count: int,
+        target: Target,
     ) -> None:
-        self.program, self.schedule = program, schedule
+        self.program, self.schedule, self.target = program, schedule, target
         self.attention = program.attention
         self.shape: Shape = shape_of(program)
         self.functions = Functions(program, self.shape, library)
@@ -147,16 +161,16 @@ class Part:
             ("query", self._stream(shape.query)),
             ("key", self._stream(shape.key)),
             ("value", self._stream(shape.value)),
-            ("arguments", _tuple([repr(x) for x in self._arguments()])),
-            ("rows", _tuple([f'("{name}", {function})' for name, function in f.rows])),
-            ("numbers", _tuple([repr(n) for n in f.numbers])),
-            ("result_roles", repr(_roles(self.outputs.query))),
-            ("row_streams", _tuple([self._stream(x) for x in f.row_streams])),
+            ("arguments", tuple_text([repr(x) for x in self._arguments()])),
+            ("rows", tuple_text([f'("{name}", {function})' for name, function in f.rows])),
+            ("numbers", tuple_text([repr(n) for n in f.numbers])),
+            ("result_roles", repr(roles(self.outputs.query))),
+            ("row_streams", tuple_text([self._stream(x) for x in f.row_streams])),
             ("schedule", self._schedule(s)),
             ("scale", repr(split.scale)),
             ("near", repr(f.near)),
             ("fixed", repr(self._fixed())),
-            ("runs", _tuple([f'("{name}", {function})' for name, function in f.runs])),
+            ("runs", tuple_text([f'("{name}", {function})' for name, function in f.runs])),
         ]
         fields += [(n, f.hooks[n]) for n in _HOOKS if n in f.hooks]
         empty = {"row_streams": "()", "runs": "()", "near": "None", "numbers": "()", "fixed": "0.0"}
@@ -188,7 +202,7 @@ class Part:
     def _stream(self, row: Row) -> str:
         t = self.attention.tensor(row.tensor)
         own = head_axis(self.outputs.query)
-        parts = [repr(self.functions.attributes[t.name]), repr(_roles(t)), str(row.width)]
+        parts = [repr(self.functions.attributes[t.name]), repr(roles(t)), str(row.width)]
         if row.start:
             parts.append(f"start={row.start}")
         name = self._key_name(row)
@@ -214,7 +228,7 @@ class Part:
 
     def _arguments(self) -> list[tuple[str, str]]:
         names = self.functions.attributes
-        out = [(names[t.name], _kind(t)) for t in self._inputs()]
+        out = [(names[t.name], argument_kind(t)) for t in self._inputs()]
         out += [(names[r.name], _result_kind(r, self.outputs.query)) for r in self.outputs.results]
         return out + [(name, "i32 1 0") for name in self._working()]
 
@@ -228,6 +242,7 @@ class Part:
         parts += [f"turns={s.order == 'turns'}", f"reference={s.reference!r}"]
         parts += ["flat=True"] if s.form == "flat" else []
         parts += [f"l2={s.l2}"] if s.l2 != L2 else []
+        parts += [f"arch={BLACKWELL!r}"] if self.target.name == BLACKWELL else []
         return f"Schedule({', '.join(parts)})"
 
     def _fixed(self) -> float:
@@ -236,11 +251,13 @@ class Part:
         return (c.low + c.high) / 2 * LOG2E if self.schedule.reference == "fixed" else 0.0
 
 
-def _roles(t: Tensor) -> tuple[str, ...]:
+def roles(t: Tensor) -> tuple[str, ...]:
+    """Roles of its axes, in memory order."""
     return tuple(a.role for a in t.axes)
 
 
-def _kind(t: Tensor) -> str:
+def argument_kind(t: Tensor) -> str:
+    """How a plan describes an argument."""
     if t.is_scalar:
         return _SCALARS[t.dtype]
     last = t.axes[-1]
@@ -254,5 +271,6 @@ def _result_kind(r: Result, query: Tensor) -> str:
     return f"{dtype} {rank} {r.width or 0}"
 
 
-def _tuple(items: list[str]) -> str:
+def tuple_text(items: list[str]) -> str:
+    """The items as a tuple."""
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
