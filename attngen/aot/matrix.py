@@ -78,9 +78,9 @@ def variant(
 
     Packages hold Triton's kernels: their launcher does not know the others yet.
     """
+    made = Variant(choice, half)
     options = {**choice.spec.options, "backend": "triton"}
     choice = replace(choice, spec=replace(choice.spec, options=options))
-    made = Variant(choice, half)
     for target in targets:
         made.files += _inference(choice, half, target, cache)
     if not backward or not has_gradient(choice.attention):

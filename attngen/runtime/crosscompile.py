@@ -97,7 +97,7 @@ def _compile(
         "target": {"family": target.family, "arch": target.arch, "warp": target.warp},
         "kernels": [_request(kernel) for kernel in kernels],
     }
-    return _binaries(_ask(json.dumps(request), target, steady, "compile_worker"))
+    return _binaries(_ask(json.dumps(request), target, steady))
 
 
 def _binaries(answer: dict[str, Any]) -> list[Binary]:
@@ -107,7 +107,9 @@ def _binaries(answer: dict[str, Any]) -> list[Binary]:
     ]
 
 
-def _ask(request: str, target: Target, steady: bool, worker: str) -> dict[str, Any]:
+def _ask(
+    request: str, target: Target, steady: bool, worker: str = "compile_worker"
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="attngen_") as folder:
         # -P: a file of the user's that is called triton.py must not be imported
         process = subprocess.run(
