@@ -6,7 +6,15 @@ import torch
 
 MUTANTS = (
     *("scale", "no delta", "half delta", "next delta", "lost row", "lost tile", "lost head"),
-    *("transposed tile", "mask", "next norm", "wrong base", "unscaled tile", "few bits", "half sum"),
+    *(
+        "transposed tile",
+        "mask",
+        "next norm",
+        "wrong base",
+        "unscaled tile",
+        "few bits",
+        "half sum",
+    ),
 )
 TILE = 16
 

@@ -149,8 +149,9 @@ class Rounding:
         for seed in range(DRAWS):
             noise = Noise(self.half, seed)
             for i, x in enumerate(self._gradients(noise, names)):
-                x = noise.rounded(x, cpu[names[i]].dtype if cpu[names[i]].dim() else torch.float32)
-                squares[i] += (x - exact[i]).square() / DRAWS
+                own = cpu[names[i]]
+                stored = noise.rounded(x, own.dtype if own.dim() else torch.float32)
+                squares[i] += (stored - exact[i]).square() / DRAWS
         return [s.sqrt() for s in squares]
 
     def _gradients(self, noise: Noise | None, names: list[str]) -> list[torch.Tensor]:

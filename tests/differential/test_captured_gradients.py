@@ -1,4 +1,4 @@
-"""Gradients of tensors that batches, heads or positions share, and of everything a formula captures.
+"""Gradients of tensors that batches, heads or positions share, and of all a formula captures.
 
 Each is added up in a fixed order: `gradient_problems` calls twice and wants the same bits.
 """
@@ -126,6 +126,30 @@ def test_shared_and_captured(name: str):
     made = made_of(streams, captured, body + "\n  return out")
     half = DTYPES["f32" if len(name) % 2 else "bf16"]
     assert not gradient_problems(made, inputs(made, SIZES, 1, half=half), half)
+
+
+PACKED = """attention sequences {
+  query q : half[T, Hq, D] packed(cu_q)
+  key   k : half[T, Hkv, D] packed(cu_kv)
+  value v : half[T, Hkv, D] packed(cu_kv)
+  input cu_q  : i32[B + 1]
+  input cu_kv : i32[B + 1]
+  input slope : f32[Hq]
+  input table : f32[Hq, 4]
+  input t     : f32
+  mask = causal
+  out  = sum(softmax(t * dot(q, k) + 0.1 * slope[h] * kv_idx + table[h, (q_idx - kv_idx) % 4]) * v)
+}
+"""
+
+
+def test_sums_over_tiles_of_packed_sequences():
+    source = Source("<test>", PACKED)
+    made = Kernel(Spec(source, {}, load(source, {}), {}))
+    for hq, hkv, batch in ((4, 2, 3), (1, 1, 2)):
+        sizes = {"B": batch, "T": 150, "Hq": hq, "Hkv": hkv, "D": 16}
+        tensors = inputs(made, sizes, 2, half=torch.bfloat16)
+        assert not gradient_problems(made, tensors, torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", MORE)
