@@ -23,7 +23,7 @@ SINGLE = torch.finfo(torch.float32).eps  # tensor cores cut bits off a sum: an u
 
 @dataclass
 class Noise:
-    """Errors of one draw: uniform up to half an ulp of `half` (none for float32), or of a float32."""
+    """Errors of one draw: uniform, up to half an ulp of `half` (none for float32) or of float32."""
 
     half: torch.dtype
     seed: int

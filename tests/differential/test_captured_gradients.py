@@ -23,7 +23,7 @@ HEADS = {
     "one head": ("[B, H, Sq, D]", "[B, 1, Skv, D]", "[B, H, Skv, Dv]"),
     "groups, no batch": ("[B, Hq, Sq, D]", "[Hkv, Skv, D]", "[Hkv, Skv, Dv]"),
 }
-SIZES = {"B": 2, "H": 2, "Hq": 4, "Hkv": 2, "Sq": 33, "Skv": 70, "D": 16, "Dv": 16}
+SIZES = {"B": 2, "H": 2, "Hq": 4, "Hkv": 2, "Sq": 33, "Skv": 70, "Long": 90, "D": 16, "Dv": 16}
 PLAIN = "out = sum(softmax(0.3 * dot(q, k)) * v)"
 
 # streams, captured inputs, statements
@@ -66,6 +66,11 @@ SHARED = {
     "a column of all heads and batches": (
         "plain",
         "input c : f32[Skv]",
+        "out = sum(softmax(0.3 * dot(q, k) + c[kv_idx]) * v)",
+    ),
+    "a column longer than the keys": (
+        "plain",
+        "input c : f32[Long]",
         "out = sum(softmax(0.3 * dot(q, k) + c[kv_idx]) * v)",
     ),
     "a slope beside groups": (
@@ -136,9 +141,11 @@ PACKED = """attention sequences {
   input cu_kv : i32[B + 1]
   input slope : f32[Hq]
   input table : f32[Hq, 4]
+  input c     : f32[Long]
   input t     : f32
   mask = causal
-  out  = sum(softmax(t * dot(q, k) + 0.1 * slope[h] * kv_idx + table[h, (q_idx - kv_idx) % 4]) * v)
+  out  = sum(softmax(t * dot(q, k) + 0.1 * slope[h] * kv_idx + table[h, (q_idx - kv_idx) % 4]
+      + c[kv_idx]) * v)
 }
 """
 
@@ -147,7 +154,7 @@ def test_sums_over_tiles_of_packed_sequences():
     source = Source("<test>", PACKED)
     made = Kernel(Spec(source, {}, load(source, {}), {}))
     for hq, hkv, batch in ((4, 2, 3), (1, 1, 2)):
-        sizes = {"B": batch, "T": 150, "Hq": hq, "Hkv": hkv, "D": 16}
+        sizes = {"B": batch, "T": 150, "Long": 160, "Hq": hq, "Hkv": hkv, "D": 16}
         tensors = inputs(made, sizes, 2, half=torch.bfloat16)
         assert not gradient_problems(made, tensors, torch.bfloat16)
 

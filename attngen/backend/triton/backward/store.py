@@ -123,18 +123,21 @@ class Stores:
             self.ledger.allocations.append(Allocate(array, t.name, zero=not whole))
             self.ledger.part(t.name, variable(array))
             return t, array
-        if k.facts.packed or not set(left) <= {"b", "h", "group"}:
+        alike = k.facts.packed == (t.packed is not None)
+        if not alike or not set(left) <= {"b", "h", "group"}:
             raise not_built(f"the gradient of {t.name} summed over {', '.join(left)}")
-        names = ["b", self._own_head(), "q_idx" if of.side is Side.QUERY else "kv_idx", "column"]
+        roles = {"b": "batch", self._own_head(): "head"}
+        roles |= {"q_idx" if of.side is Side.QUERY else "kv_idx": "position", "column": "feature"}
+        if t.packed is not None:
+            del roles["b"]
+        names = list(roles)
         array = self.ledger.name(f"d_{t.name}_parts")
         width = size(t.axes[-1].size)
         counts = (*(self._count(n) for n in names[:-1]), value(width))
         self.ledger.allocations.append(Allocate(array, t.name, counts, FLOAT, zero=not whole))
         self._finish(t.name, array, names, [self._axis_name(t, a, names) for a in t.axes])
-        axes = tuple(map(Axis, names, ("batch", "head", "position", "feature"), (None,) * 4))
-        return Tensor(
-            array, t.role, Dtype.F32, (*axes[:-1], Axis("column", "feature", width))
-        ), array
+        axes = tuple(Axis(n, roles[n], width if n == "column" else None) for n in names)
+        return Tensor(array, t.role, Dtype.F32, axes, packed=t.packed), array
 
     def _own_head(self) -> str:
         return "h_kv" if self.kernel.grouped else "h"
@@ -144,7 +147,7 @@ class Stores:
         if axis.role == "head":
             head = head_index(t, self.kernel.sizes)
             return "one" if head == "0" else head
-        return {"batch": "b", "position": names[2], "feature": "column"}[axis.role]
+        return {"batch": "b", "position": names[-2], "feature": "column"}[axis.role]
 
     def cells(self, t: Tensor, array: str, pointer: str, side: Side) -> tuple[str, str]:
         """(pointers to the rows of a tile, which of them exist)."""
@@ -199,7 +202,9 @@ class Stores:
             return Tensor(array, "input", t.dtype, t.axes), Load(array, of.index, "float")
         array = self.ledger.name(f"d_{t.name}_parts")
         names = ["b", self._own_head(), *(n for n in plain if n in POSITION)]
-        counts = tuple(self._count(n) for n in names)
+        counts = tuple(
+            shape_of(t.name, plain.index(n)) if n in POSITION else self._count(n) for n in names
+        )
         self.ledger.allocations.append(Allocate(array, t.name, counts, FLOAT, zero=True))
         self._finish(t.name, array, names, plain)
         axes = tuple(Axis(n, "feature") for n in names)
