@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from attngen.core.diagnostics import SpecError
 from attngen.core.target import Target
-from attngen.runtime.backends import CUTE_TARGET, OF_TRITON, Choice, Options
-from attngen.runtime.settings import cute_installed, preferred_backend
+from attngen.runtime.backends import CUTE_TARGET, Choice, Options
+from attngen.runtime.settings import preferred_backend
 
 if TYPE_CHECKING:
     from attngen.backend.emitted import Emitted
@@ -21,23 +21,23 @@ EVERY_KERNEL = ("loads", "loops", "precision")  # options of a spec that its bac
 
 
 def choose_backward_backend(backward: Backward, target: Target, options: Options) -> Choice:
-    """The backend of a backward: what was asked for is used where it can do the spec."""
+    """The backend of a backward: what was asked for is used where it can do the spec.
+
+    Unasked it is Triton: a CuTe forward and a CuTe backward have not run on a GPU as one call.
+    """
     asked = options.get("backend") or preferred_backend()
     if asked == "triton":
         return Choice("triton", "asked for")
     if target.name != CUTE_TARGET:
         return Choice("triton", f"the CuTe kernels are for {CUTE_TARGET}")
-    named = [name for name in OF_TRITON if name in options]
-    if named and asked != "cute":
-        return Choice("triton", f"the schedule names {named[0]}, an option of Triton's kernels")
-    if asked != "cute" and not cute_installed():
-        return Choice("triton", "the CuTe DSL is not installed (pip install attngen[cute])")
+    if asked != "cute":
+        return Choice("triton", "CuTe backward kernels are taken where backend = cute is asked for")
     from attngen.backend.cute.backward.shape import missing  # noqa: PLC0415 - not on a cache hit
 
     problems = missing(backward)
     if problems:
         return Choice("triton", f"CuTe backward kernels do not do {problems[0]} yet")
-    return Choice("cute", "asked for" if asked == "cute" else f"fastest on {target.name}")
+    return Choice("cute", "asked for")
 
 
 def generate_backward(

@@ -10,7 +10,7 @@ from attngen.runtime.specialise import Request
 from attngen.runtime.training import _entry, _stored, generate_training
 
 
-def made(name: str, backend: str = "cute", **options):
+def made(name: str, backend: str | None = "cute", **options):
     text = resource("examples", f"{name}.attn").read_text()
     kernel = attngen.compile(text, backend=backend)
     kernel.spec.options = {**kernel.spec.options, **options}
@@ -36,6 +36,13 @@ def test_backward_by_triton_where_cute_cannot():
 
 def test_backward_by_triton_where_asked_for():
     assert made("flash", "triton").backward.backend == "triton"
+
+
+def test_backward_by_triton_unless_cute_is_asked_for(monkeypatch):
+    monkeypatch.delenv("ATTNGEN_BACKEND", raising=False)
+    training = made("flash", None)
+    assert training.backward.backend == "triton"
+    assert "backend = cute is asked for" in training.reason
 
 
 def test_cache_keeps_the_pair():
