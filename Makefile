@@ -6,6 +6,8 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
+# The compiler of the Hopper kernels, 400 MB that only tests of their machine code need.
+CUTE   := $(VENV)/cute
 # The first Python on the path that is new enough.
 FIND    = for p in python3 python3.13 python3.12 python3.11 python; do \
             $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done
@@ -30,10 +32,16 @@ $(READY): constraints.txt pyproject.toml
 	  --constraint constraints.txt --editable '.[test,dev,draw]'
 	@touch $@
 
+$(CUTE): $(READY)
+	@echo "Adding the CuTe DSL, for tests that read compiled kernels. Once."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[cute]'
+	@touch $@
+
 demo: $(READY)
 	@$(BIN)/attngen demo
 
-test: check
+test: check $(CUTE)
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 check: $(READY)
@@ -42,7 +50,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-slow: $(READY)
+slow: $(CUTE)
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow --hypothesis-profile search
 
 gpu: $(READY)

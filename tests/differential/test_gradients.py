@@ -157,17 +157,3 @@ def test_permuted_arguments():
     made = kernel(example("sinks_gated"))
     tensors = inputs(made, small("sinks_gated", 20, 30), half=torch.float16, permuted=True)
     assert not gradient_problems(made, tensors, torch.float16)
-
-
-@pytest.mark.parametrize("half", ["f16", "f32"])
-def test_the_rule_notices_small_mistakes(half, monkeypatch):
-    """One per cent too much, or one row left out, is not within rounding."""
-    from tests.differential import gradients as module
-
-    made = kernel(example("flash"))
-    tensors = inputs(made, small("flash", 33, 40), half=DTYPES[half])
-    found, incoming = kernel_gradients(made, tensors)
-    for wrong in (found[1] * 1.01, found[1].index_fill(2, torch.tensor([7]), 0)):
-        changed = [found[0], wrong, found[2]]
-        monkeypatch.setattr(module, "kernel_gradients", lambda *_, c=changed: (c, incoming))
-        assert [p[:4] for p in gradient_problems(made, tensors, DTYPES[half])] == ["d_k:"]

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
+from attngen.backend.cute.backward.shape import missing
+from attngen.backend.triton.backward.program import backward_program
 from attngen.core.diagnostics import SpecError
+from attngen.core.dtype import Dtype
+from attngen.core.source import Source
+from attngen.frontend import load
+from attngen.passes.differentiate import differentiate
+from attngen.passes.pipeline import build_program
 from tests.differential.gradients import gradient_problems, kernel_gradients, leaves, names
 from tests.differential.harness import DTYPES, call, inputs, kernel, problems
 
@@ -106,3 +113,11 @@ def test_a_long_list_is_refused():
     it = made("best, at = topk(s, 33)  return best, at")
     with pytest.raises(SpecError, match="a top list of 33 is not built yet"):
         call(it, leaves(it, inputs(it, SIZES, 3, half=torch.float32)))
+
+
+@pytest.mark.parametrize("name", [*LISTS, *TWO_PASSES])
+def test_cute_leaves_them_to_triton(name):
+    text = f"attention made_up {{ {STREAMS} {({**LISTS, **TWO_PASSES})[name]} \n}}"
+    program = build_program(load(Source("<test>", text), {}), {"D": 128}, Dtype.BF16)
+    plan = differentiate(program.attention, program.online)
+    assert missing(backward_program(program, plan))

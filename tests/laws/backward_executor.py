@@ -10,22 +10,23 @@ import torch
 from attngen.ir.backward import KEEP
 from attngen.ir.expr import Axes, Hot, Known, Recomputed, Reduced, Row, Side, children
 from tests.laws.online_executor import _Stage, tiles
-from tests.laws.online_values import INF, Values
+from tests.laws.online_values import INF
+from tests.laws.online_values import Values as ForwardValues
 
 AXIS = {Axes.QUERY: 0, Axes.KEY: 1}
 
 
-def forward_rows(plan, data):
+def forward_rows(plan, data, block=16, rounded=lambda x: x):
     """Reduced rows and results of each (b, h): ({Reduced: [queries, 1, width]}, {name: same})."""
     b, h, _, nq, _nk = data.shape
     found = {}
     for place in [(i, j) for i in range(b) for j in range(h)]:
         rows = {}
         for stage in range(1, plan.stages + 1):
-            loops = _Stage(plan, data, place, stage, rows)
-            for queries in tiles(0, nq, 16):
-                loops.run(queries, 1, 16)
-        values = Values(data, place, (0, nq), (0, 1), plan.mask, rows)
+            loops = _Stage(plan, data, place, stage, rows, rounded)
+            for queries in tiles(0, nq, block):
+                loops.run(queries, 1, block)
+        values = ForwardValues(data, place, (0, nq), (0, 1), plan.mask, rows)
         results = {name: values(e).expand(nq, 1, -1) for name, e in plan.outputs}
         found[place] = rows, results
     return found
@@ -39,11 +40,11 @@ def backward(plan, back, data, forward, seeds, block=(16, 16)):
         known |= {leaf: results[name] for name, leaf in back.results}
         for name, leaf in back.seeds:
             known[leaf] = seeds[name][place].unsqueeze(1)
-        _Head(plan, back, data, place, known, grads).run(block)
+        Head(plan, back, data, place, known, grads).run(block)
     return grads
 
 
-class _Values(Values):
+class Values(ForwardValues):
     """Values of backward expressions; `reduced` holds every known leaf."""
 
     def compute(self, e):
@@ -66,7 +67,7 @@ class _Values(Values):
         return super().compute(e)
 
 
-class _Head:
+class Head:
     """The launches of one (b, h)."""
 
     def __init__(self, plan, back, data, place, known, grads):
@@ -75,7 +76,7 @@ class _Head:
         self.nq, self.nk = data.shape[3:]
 
     def values(self, queries, keys):
-        return _Values(self.data, self.place, queries, keys, self.plan.mask, self.known)
+        return Values(self.data, self.place, queries, keys, self.plan.mask, self.known)
 
     def run(self, block):
         queries, keys = tiles(0, self.nq, block[0]), tiles(0, self.nk, block[1])
@@ -149,7 +150,7 @@ class _Head:
             b, h = self.place
             grad = self.grads[of.tensor]
             span = values.queries if of.side is Side.QUERY else values.keys
-            head = grad[b, h * grad.shape[1] // self.data.shape[1]]
+            head = grad[b % grad.shape[0], h * grad.shape[1] // self.data.shape[1]]
             x = x.reshape(-1, x.shape[-1])
             if head.shape[0] == 1:
                 span, x = (0, 1), x.sum(0, keepdim=True)

@@ -75,10 +75,11 @@ def of_source(source, sizes, params=None, seed=0):
     tensors = make_inputs(program, sizes, seed, half=torch.float64)
     leaves = {n: torch.tensor(x) if not torch.is_tensor(x) else x for n, x in tensors.items()}
     leaves = {n: leaf(x) for n, x in leaves.items()}
-    return program, leaves, _pieces(program, leaves)
+    return program, leaves, pieces_of(program, leaves)
 
 
-def _pieces(program, leaves):
+def pieces_of(program, leaves):
+    """(data, layout) of each sequence."""
     query = next(t for t in program.tensors if t.role == "query")
     if query.packed is None:
         return [_piece(program, leaves, None)]

@@ -32,7 +32,8 @@ def tiles(start, stop, size):
 class _Stage:
     """One pass over the keys."""
 
-    def __init__(self, plan, data, place, stage, rows):
+    def __init__(self, plan, data, place, stage, rows, rounded=lambda x: x):
+        self.rounded = rounded  # of weights before they are multiplied with rows
         self.plan, self.data, self.place, self.stage, self.rows = plan, data, place, stage, rows
         self.accumulators = {i: a for i, a in enumerate(plan.accumulators) if a.stage == stage}
         self.tops = {i: t for i, t in enumerate(plan.tops) if t.stage == stage}
@@ -129,7 +130,11 @@ class _State:
             for c, n in a.weights:
                 x = x * exponential[c] ** n
             x = torch.where(keep, x, 0.0)
-            new = (x if a.row is None else x * values(a.row)).sum(1, keepdim=True)
+            if a.row is None:
+                new = x.sum(1, keepdim=True)
+            else:
+                row = values(a.row).expand(1, keep.shape[1], -1)
+                new = (self.stage.rounded(x)[..., 0] @ row[0]).unsqueeze(1)
             self.sums[i] = self.sums[i] * self.scale(i, alpha) + new
         for i, t in self.stage.tops.items():
             score = torch.where(keep, values(t.score), -INF)

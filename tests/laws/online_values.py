@@ -86,7 +86,7 @@ class Values:
         b, h = self.place
         x = self.data.tensors[e.tensor]
         span = self.queries if e.side is Side.QUERY else self.keys
-        x = x[b, h * x.shape[1] // self.data.shape[1], span[0] : span[1]]
+        x = x[b % x.shape[0], h * x.shape[1] // self.data.shape[1], span[0] : span[1]]
         x = x[:, e.start : e.start + e.width]
         return x.unsqueeze(1) if e.side is Side.QUERY else x.unsqueeze(0)
 

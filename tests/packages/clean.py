@@ -17,10 +17,12 @@ from pathlib import Path
 
 SITE, LIBRARY = sys.argv[1:]
 sys.path.append(SITE)
+sys.path.append(str(Path(__file__).parent))
 
 import acme_kernels as acme  # noqa: E402 - after the path
 import torch  # noqa: E402
 from acme_kernels._launcher import arguments, driver, manifest, package, ready  # noqa: E402
+from clean_record import Record  # noqa: E402
 
 driver.CUDA_LIBRARY = LIBRARY
 arguments.DEVICES = ("cpu",)  # tensors of a GPU cannot be made here
@@ -30,19 +32,6 @@ H100 = (9, 0, 232448)
 ROOT = Path(acme.__file__).parent
 MANIFEST = json.loads((ROOT / "manifest.json").read_text())
 SIZES = {"i32": 4, "fp32": 4, "i64": 8}
-
-
-class Record(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char * 128),
-        ("grid", ctypes.c_uint * 3),
-        ("block", ctypes.c_uint * 3),
-        ("shared", ctypes.c_uint),
-        ("count", ctypes.c_uint),
-        ("stream", ctypes.c_ulonglong),
-        ("data", ctypes.c_ubyte * 4096),
-        ("bytes", ctypes.c_int),
-    )
 
 
 fake.fake_record.restype = ctypes.POINTER(Record)

@@ -9,6 +9,7 @@ from attngen.backend.triton.binder import Binder
 from attngen.backend.triton.layout import Chunk
 from attngen.backend.triton.printer import ADD, ATOM, LOG2E, MUL, OR, scale_by
 from attngen.backend.triton.shape import COLUMN, TILE
+from attngen.backend.triton.text import words
 from attngen.ir import build
 from attngen.ir.expr import Binary, Expr, Index, children
 from attngen.ir.online import Accumulator, OnlinePlan, TopList, Weights
@@ -134,6 +135,9 @@ def build_step(
         for i, a in accumulators
         if (view := _accumulator(binder, step, i, a, plan)) is not None
     ]
+    read = {word for line in binder.sections[COLUMN] for word in words(line)}
+    computed = {t for (t, _), own in binder.tiles.items() if own in read}  # `v * u`: loaded before
+    step.score_tiles = tuple(t for t in binder.key_tiles if t in {*step.score_tiles, *computed})
     step.payload_tiles = tuple(t for t in binder.key_tiles if t not in step.score_tiles)
     step.columns, step.tile_lines = list(binder.sections[COLUMN]), list(binder.sections[TILE])
     place_mask(binder, step, mask, tail)
@@ -147,7 +151,7 @@ def _place_live(binder: Binder, step: Step, mask: Expr | None) -> None:
     A key that no query keeps may hold anything: its row is put to zero before the product, where
     NaN would survive its weight of zero. (Past the end of the keys the loads give zeros.)
     """
-    conditions = [c for c in _conjuncts(mask) if binder.printer.frame.shape(c) == COLUMN]
+    conditions = [c for c in conjuncts(mask) if binder.printer.frame.shape(c) == COLUMN]
     if not conditions:
         return
     before = len(binder.sections[COLUMN])
@@ -159,9 +163,10 @@ def _place_live(binder: Binder, step: Step, mask: Expr | None) -> None:
     step.live = " & ".join(binder.printer.text(c, level) for c in conditions)
 
 
-def _conjuncts(mask: Expr | None) -> list[Expr]:
+def conjuncts(mask: Expr | None) -> list[Expr]:
+    """The conditions that must all hold."""
     if isinstance(mask, Binary) and mask.op == "and":
-        return [*_conjuncts(mask.a), *_conjuncts(mask.b)]
+        return [*conjuncts(mask.a), *conjuncts(mask.b)]
     return [] if mask is None else [mask]
 
 

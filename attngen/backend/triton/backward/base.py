@@ -9,6 +9,7 @@ from attngen.backend.triton.backward.store import Stores
 from attngen.backend.triton.context import Context
 from attngen.backend.triton.layout import Layout
 from attngen.backend.triton.shape import Frame
+from attngen.backend.value import Value
 from attngen.core.target import Target
 from attngen.ir.expr import Known
 from attngen.schedule.schedule import Schedule
@@ -45,3 +46,8 @@ class BackwardContext(Context):
     def grouped(self) -> bool:
         """Whether the program owns keys that several query heads share."""
         return False
+
+    @property
+    def key_heads(self) -> Value:
+        """Host value: heads of the programs that own keys."""
+        return self.sizes.heads

@@ -54,7 +54,7 @@ def emit_backward(
     back and the gradients of the results (`Backward.given`), and returns the gradients of
     `plan.tensors` in order.
     """
-    return _File(program, plan, schedule, target).emitted()
+    return BackwardFile(program, plan, schedule, target).emitted()
 
 
 def training_program(program: Program, backward: Backward) -> Program:
@@ -86,7 +86,15 @@ class Part:
     inner: tuple[Part, ...] = ()
 
 
-class _File:
+class BackwardFile:
+    """The file of a backward being printed.
+
+    pad: numbers per query come in multiples of it; backward: the pass being printed, the last one
+    before and after.
+    """
+
+    pad = 64
+
     def __init__(
         self, program: Program, plan: BackwardPlan, schedule: BackwardSchedule, target: Target
     ) -> None:
@@ -98,7 +106,11 @@ class _File:
         self.cuts = backward_layout(self.passes)
 
     def emitted(self) -> Emitted:
-        parts = [part for b in self.passes for part in self._parts(b)]
+        """The file."""
+        parts: list[Part] = []
+        for one in self.passes:
+            self.backward = one
+            parts += self._parts()
         for leaf, several in self.backward.several.items():
             total = functools.reduce(Value.__add__, (variable(x.name) for x in several))
             self.ledger.finishing.append(Let(leaf.name, total))
@@ -108,13 +120,13 @@ class _File:
         context = parts[-1].context
         host: list[Step] = [
             *context.sizes.steps,
-            *self._made(),
+            *self.made_steps(),
             *self.ledger.allocations,
-            *(step for p in parts for step in self._launch(p)),
+            *(step for p in parts for step in self.launch_steps(p)),
             *self.ledger.finishing,
-            self._returned(),
+            self.returned(),
         ]
-        devices = tuple(self._device(p) for p in parts)
+        devices = tuple(self.device(p) for p in parts)
         arguments = [t.name for t in self.program.attention.tensors if t.view is None]
         arguments += self.backward.given
         source = self._render(parts, host, arguments)
@@ -146,34 +158,38 @@ class _File:
                 ),
                 stages=[stage_piece(p.stage) for p in every if p.stage is not None],
                 block_k="keys or queries",
-                kernels=[piece for p in parts for piece in self._kernels(p)],
+                kernels=[self.kernel_text(p) for p in every],
                 host_signature=call(f"def {self.entry}", arguments, ":"),
                 host_lines=host_lines(host),
             )
         )
 
-    def _parts(self, b: Backward) -> list[Part]:
+    def _parts(self) -> list[Part]:
         """The kernels of one pass."""
-        suffix = f"_{b.tiles.stage}" if len(self.passes) > 1 else ""
         own = (self.target, self.entry, self.cuts)
-        queries = QueriesKernel(b, self.schedule.queries, *own)
-        keys = KeysKernel(b, self.schedule.keys, *own)
+        queries = QueriesKernel(self.backward, self.schedule.queries, *own)
+        keys = KeysKernel(self.backward, self.schedule.keys, *own)
         joined = can_join(self.schedule, queries, keys)
-        queries.joined = keys.joined = joined
         for kernel in (queries, keys):
+            kernel.joined = joined
             kernel.float_positions = self.schedule.float_positions
             kernel.skip_empty = self.schedule.skip_empty
         loops = []
         if queries.needed:
-            loops.append(self._tiles(queries, "queries", "keys", suffix, self._query_grid))
+            loops.append(self._tiles(queries, "queries", "keys", self._query_grid))
         if keys.needed:
-            loops.append(self._tiles(keys, "keys", "queries", suffix, self._key_grid))
-        if joined and len(loops) == 2:
-            loops = [self._join(loops[0], loops[1], suffix)]
-        rows = self._rows(b, suffix)
+            loops.append(self._tiles(keys, "keys", "queries", self._key_grid))
+        if joined:
+            loops = [self._join(loops[0], loops[1])]
+        rows = self.rows_part()
         return [rows, *loops] if rows is not None else loops
 
-    def _join(self, queries: Part, keys: Part, suffix: str) -> Part:
+    def _named(self, own: str) -> str:
+        """The name of a kernel of this pass."""
+        stage = f"_{self.backward.tiles.stage}" if len(self.passes) > 1 else ""
+        return f"{self.entry}_{own}{stage}"
+
+    def _join(self, queries: Part, keys: Part) -> Part:
         table, parameters = joined_parameters(
             (queries.table, queries.parameters), (keys.table, keys.parameters), keys.grid
         )
@@ -181,7 +197,7 @@ class _File:
         body = joined_body((queries.name, queries.parameters), (keys.name, keys.parameters))
         return Part(
             keys.context,
-            f"{self.entry}_tiles{suffix}",
+            self._named("tiles"),
             "Both loops in one launch: key tiles first, then query tiles.",
             None,
             body,
@@ -191,27 +207,32 @@ class _File:
             tuple(inner),
         )
 
-    def _rows(self, b: Backward, suffix: str) -> Part | None:
-        kernel = RowsKernel(b, self.schedule.rows, self.target, self.entry, self.cuts)
+    def rows_part(self) -> Part | None:
+        """The rows kernel, if there is anything for it to do."""
+        kernel = self.make_rows()
         kernel.stores.ledger = self.ledger
         if not kernel.needed:
             return None
         body, parameters = kernel.kernel()
         doc = "What the loops need per query: rows of one tile of queries of one head."
         grid = self._query_grid(kernel)
-        name = f"{self.entry}_rows{suffix}"
-        return Part(kernel, name, doc, None, body, parameters, grid, kernel.parameters)
+        return Part(
+            kernel, self._named("rows"), doc, None, body, parameters, grid, kernel.parameters
+        )
+
+    def make_rows(self) -> RowsKernel:
+        """The kernel that prints the rows."""
+        return RowsKernel(self.backward, self.schedule.rows, self.target, self.entry, self.cuts)
 
     def _tiles(
         self,
         kernel: QueriesKernel | KeysKernel,
         own: str,
         other: str,
-        suffix: str,
         grid: Callable[[BackwardContext], Value],
     ) -> Part:
         kernel.stores.ledger = self.ledger
-        name = f"{self.entry}_{own}{suffix}"
+        name = self._named(own)
         stage, body, parameters = kernel.kernel(name)
         doc = f"Gradients of a tile of {own}: a loop over its {other}."
         return Part(kernel, name, doc, stage, body, parameters, grid(kernel), kernel.parameters)
@@ -229,7 +250,8 @@ class _File:
             k.parameters.add(slots, "i32", tiles)
         return product([tiles, k.programs])
 
-    def _made(self) -> list[Step]:
+    def made_steps(self) -> list[Step]:
+        """Arrays that the rows kernel fills."""
         attention = self.backward.program.attention
         host = sizes(attention)
         counts = {"batch": host.batch, "head": host.heads, "position": host.q_len}
@@ -237,7 +259,7 @@ class _File:
         steps: list[Step] = []
         padded = {name for b in self.passes for name in b.numbers}
         if padded:  # rows of a multiple of 16 bytes, so that descriptors can hold them
-            steps.append(Let("padded", cdiv(host.q_len, 64) * 64))
+            steps.append(Let("padded", cdiv(host.q_len, self.pad) * self.pad))
         for name in (name for b in self.passes for name in b.own):
             t = attention.tensor(name)
             shape = [counts[a.role] if a.role in counts else value(a.size or 0) for a in t.axes]
@@ -245,7 +267,8 @@ class _File:
             steps.append(Allocate(name, first, tuple(shape), TORCH[t.dtype]))
         return steps
 
-    def _returned(self) -> Return:
+    def returned(self) -> Return:
+        """The gradients, in order."""
         values: list[Value | Zeros] = []
         for tensor in self.backward.plan.tensors:
             parts = self.ledger.parts.get(tensor)
@@ -257,18 +280,21 @@ class _File:
                 values.append(functools.reduce(Value.__add__, parts))
         return Return(tuple(values))
 
-    def _launch(self, p: Part) -> list[Step]:
+    def launch_steps(self, p: Part) -> list[Step]:
+        """The launch of one kernel and what comes before it."""
         k, steps = p.context, list[Step]()
         if "heads_in_l2" in p.parameters:
             steps += [Let("programs", k.programs), share_of_cache(variable("programs"))]
         options = [f"num_warps={k.schedule.warps}", f"num_stages={k.schedule.stages}"]
         return [*steps, launch(p.name, (p.grid,), p.table, p.parameters, options)]
 
-    def _kernels(self, p: Part) -> list[dict[str, str]]:
-        """A kernel after the functions it calls."""
-        called = [function_piece(x.name, x.doc, x.body, x.parameters) for x in p.inner]
-        return [*called, kernel_piece(p.name, p.doc, p.body, p.table, p.parameters)]
+    def kernel_text(self, p: Part) -> dict[str, str]:
+        """A kernel, or a function that one calls, as the template takes it."""
+        if p.parameters[:1] == ["program"]:
+            return function_piece(p.name, p.doc, p.body, p.parameters)
+        return kernel_piece(p.name, p.doc, p.body, p.table, p.parameters)
 
-    def _device(self, p: Part) -> DeviceKernel:
+    def device(self, p: Part) -> DeviceKernel:
+        """A kernel as `triton.compile` takes it."""
         schedule = p.context.schedule
         return device_kernel(p.name, p.table, p.parameters, schedule.warps, schedule.stages)

@@ -24,7 +24,7 @@ def can_join(schedule: BackwardSchedule, queries: QueriesKernel, keys: KeysKerne
     q, k = schedule.queries, schedule.keys
     alike = (q.block_q, q.block_k, q.warps, q.loads) == (k.block_q, k.block_k, k.warps, k.loads)
     plain = not queries.facts.packed and not keys.grouped and queries.programs != ONE
-    return schedule.joined and alike and plain
+    return schedule.joined and alike and plain and queries.needed and keys.needed
 
 
 def joined_parameters(

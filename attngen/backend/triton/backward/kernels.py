@@ -6,14 +6,15 @@ from attngen.backend.templates import render
 from attngen.backend.triton.backward.halve import halve
 from attngen.backend.triton.backward.tile import TileKernel
 from attngen.backend.triton.context import ANCHOR
-from attngen.backend.triton.layout import head_axis
+from attngen.backend.triton.layout import head_axis, side_tensors
 from attngen.backend.triton.limits import KEYS, Owner
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR
 from attngen.backend.triton.tensors import group_lines
 from attngen.backend.triton.text import prune, words
 from attngen.backend.triton.view import Stage
 from attngen.backend.value import ONE, Value, product, variable
-from attngen.ir.expr import Axes, Index
+from attngen.ir.expr import Axes, Index, Load, Row, Side
+from attngen.ir.walk import walk
 from attngen.schedule.backward import plain_scores
 
 SEEN_RIGHT = ("sm_90", "interpreter")  # where halved rows were compared with the reference
@@ -113,7 +114,9 @@ class KeysKernel(TileKernel):
     def kernel(self, name: str) -> tuple[Stage, str, list[str]]:
         """(step, body, parameter names)."""
         grouped = self.grouped
-        self.parameters.add("group", "i32", self._group())
+        heads = [] if grouped else group_lines(self.sizes, self.parameters)
+        if grouped:
+            self.parameters.add("group", "i32", self._group())
         self.parameters.add("kv_heads", "i32", self.key_heads)
         self.parameters.add("key_slots", "i32", variable("key_slots"))
         self._lengths()
@@ -131,7 +134,7 @@ class KeysKernel(TileKernel):
         marks = {s: len(self.binder.sections[s]) for s in (SCALAR, COLUMN)}
         stores = self.stores.epilogue("keys")
         closing = [line for s in (SCALAR, COLUMN) for line in self.binder.sections[s][marks[s] :]]
-        bases = [*self.streams.base_lines, *self.inputs.base_lines]
+        bases = [*heads, *self.streams.base_lines, *self.inputs.base_lines]
         of_head: list[str] = []
         if grouped:
             bases, fixed, bound_lines, of_head = _per_head(bases, fixed, bound_lines)
@@ -163,7 +166,27 @@ class KeysKernel(TileKernel):
 
     @property
     def grouped(self) -> bool:
-        """Whether several query heads share a head of the keys."""
+        """Whether a program adds up the query heads that share a head of the keys.
+
+        Not if a gradient along the keys differs between query heads: then each has a program.
+        """
+        return self._heads_shared and not self._per_query_head
+
+    @property
+    def _per_query_head(self) -> bool:
+        b = self.backward
+        own = [g for g in b.gradients if g.place == "keys"]
+        reads = list(walk(*(e for g in own for e in (g.of, g.value))))
+        query = head_axis(side_tensors(self.attention, Side.QUERY)[0])
+        rows = (self.attention.tensor(e.tensor) for e in reads if isinstance(e, Row))
+        return (
+            any(s.place == "keys" for s in b.sums)
+            or any(isinstance(e, Load) and Index("h") in e.index for e in reads)
+            or (query is not None and any(head_axis(t) == query for t in rows))
+        )
+
+    @property
+    def _heads_shared(self) -> bool:
         return bool(self.sizes.groups) or any(
             head_axis(t) is None and t.axis("head") is not None
             for t in self.attention.tensors
@@ -172,10 +195,10 @@ class KeysKernel(TileKernel):
 
     @property
     def key_heads(self) -> Value:
-        """Host value: heads of the keys."""
-        if self.sizes.groups:
-            return variable("kv_heads")
-        return ONE if self.grouped else self.sizes.heads
+        """Host value: heads of the keys, of the queries where each has a program."""
+        if not self.grouped:
+            return self.sizes.heads
+        return variable("kv_heads") if self.sizes.groups else ONE
 
     def _group(self) -> Value:
         heads = self.sizes.heads

@@ -15,7 +15,17 @@ from attngen.backend.triton.host import Allocate, Let
 from attngen.backend.triton.layout import size
 from attngen.backend.triton.shape import COLUMN, ROW, TILE
 from attngen.backend.triton.tensors import POINTER, head_index
-from attngen.backend.value import ONE, Value, cast, cdiv, stride_of, sum_over, value, variable
+from attngen.backend.value import (
+    ONE,
+    Value,
+    cast,
+    cdiv,
+    shape_of,
+    stride_of,
+    sum_over,
+    value,
+    variable,
+)
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Axis, Tensor
 from attngen.ir.backward import Gradient, HeadSum, TileStore
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
 
 POSITION = {"q_idx": "q_len", "kv_idx": "kv_len"}
 FLOAT = "torch.float32"
+LEADS = ("b", "h", "h_kv")  # indices of a program, before a bucket's
 
 
 @dataclass(frozen=True)
@@ -99,12 +110,7 @@ class Stores:
     def _row(self, g: Gradient, of: Row) -> list[str]:
         """A row gradient, in the layout and dtype of its tensor."""
         k = self.kernel
-        self._require_in_kernel(g)
-        t = k.attention.tensor(of.tensor)
-        array = self.ledger.name(f"d_{t.name}")
-        whole = of.start == 0 and size(of.width) == size(t.axes[-1].size)
-        self.ledger.allocations.append(Allocate(array, t.name, zero=not whole))
-        self.ledger.part(t.name, variable(array))
+        t, array = self._row_array(g, of)
         k.binder.note_rows(g.value)
         self.numbers(g.value)
         texts = k.binder.chunk_texts(g.value, self._leaf_chunks())
@@ -122,6 +128,47 @@ class Stores:
             lines.append(f"{own}_cells = {rows}[:, None] + {at}[None, :]")
             lines.append(f"tl.store({own}_cells, {own}, mask={mask})")
         return lines
+
+    def _row_array(self, g: Gradient, of: Row) -> tuple[Tensor, str]:
+        """(tensor the rows are stored in, its array): the gradient, or one row per (batch, head).
+
+        Programs cannot add to an element that others add to without an order; so where a tensor is
+        shared by batches or heads, each stores its rows in float32 and the host adds them up.
+        """
+        k = self.kernel
+        t = k.attention.tensor(of.tensor)
+        whole = of.start == 0 and size(of.width) == size(t.axes[-1].size)
+        left = [r for r in g.reduces if not (k.grouped and r in ("group", "h"))]
+        if not left:
+            array = self.ledger.name(f"d_{t.name}")
+            self.ledger.allocations.append(Allocate(array, t.name, zero=not whole))
+            self.ledger.part(t.name, variable(array))
+            return t, array
+        alike = k.facts.packed == (t.packed is not None)
+        if not alike or not set(left) <= {"b", "h", "group"}:
+            raise not_built(f"the gradient of {t.name} summed over {', '.join(left)}")
+        roles = {"b": "batch", self._own_head(): "head"}
+        roles |= {"q_idx" if of.side is Side.QUERY else "kv_idx": "position", "column": "feature"}
+        if t.packed is not None:
+            del roles["b"]
+        names = list(roles)
+        array = self.ledger.name(f"d_{t.name}_parts")
+        width = size(t.axes[-1].size)
+        counts = (*(self._count(n) for n in names[:-1]), value(width))
+        self.ledger.allocations.append(Allocate(array, t.name, counts, FLOAT, zero=not whole))
+        self._finish(t.name, array, names, [self._axis_name(t, a, names) for a in t.axes])
+        axes = tuple(Axis(n, roles[n], width if n == "column" else None) for n in names)
+        return Tensor(array, t.role, Dtype.F32, axes, packed=t.packed), array
+
+    def _own_head(self) -> str:
+        return "h_kv" if self.kernel.grouped else "h"
+
+    def _axis_name(self, t: Tensor, axis: Axis, names: list[str]) -> str:
+        """What an axis of a row tensor is called in an array of parts."""
+        if axis.role == "head":
+            head = head_index(t, self.kernel.sizes)
+            return "one" if head == "0" else head
+        return {"batch": "b", "position": names[-2], "feature": "column"}[axis.role]
 
     def cells(self, t: Tensor, array: str, pointer: str, side: Side) -> tuple[str, str]:
         """(pointers to the rows of a tile, which of them exist)."""
@@ -151,18 +198,10 @@ class Stores:
         index = head_index(t, self.kernel.sizes)
         return "h_kv" if side is Side.KEY and grouped and index != "0" else index
 
-    def _require_in_kernel(self, g: Gradient) -> None:
-        grouped = self.kernel.grouped
-        left = [r for r in g.reduces if not (grouped and r in ("group", "h"))]
-        if left:
-            raise not_built(f"the gradient of {g.tensor} summed over {', '.join(left)}")
-
     # --- numbers ----------------------------------------------------------------------------------
     def _number(self, g: Gradient, of: Load) -> list[str]:
         """One number per query or per key."""
         k = self.kernel
-        if k.grouped and Index("h") in of.index:
-            raise not_built(f"the gradient of {of.tensor} per query head beside grouped keys")
         self.numbers(g.value)
         k.binder.place(g.value, ROW if g.place != "keys" else COLUMN)
         text = k.printer.text(g.value)
@@ -183,8 +222,10 @@ class Stores:
             self.ledger.part(t.name, variable(array))
             return Tensor(array, "input", t.dtype, t.axes), Load(array, of.index, "float")
         array = self.ledger.name(f"d_{t.name}_parts")
-        names = ["b", "h", *(n for n in plain if n in POSITION)]
-        counts = tuple(self._count(n) for n in names)
+        names = ["b", self._own_head(), *(n for n in plain if n in POSITION)]
+        counts = tuple(
+            shape_of(t.name, plain.index(n)) if n in POSITION else self._count(n) for n in names
+        )
         self.ledger.allocations.append(Allocate(array, t.name, counts, FLOAT, zero=True))
         self._finish(t.name, array, names, plain)
         axes = tuple(Axis(n, "feature") for n in names)
@@ -194,13 +235,23 @@ class Stores:
 
     def _count(self, index: str) -> Value:
         s = self.kernel.sizes
-        return {"b": s.batch, "h": s.heads, "q_idx": s.q_len, "kv_idx": s.kv_len}[index]
+        heads = {"h": s.heads, "h_kv": self.kernel.key_heads}
+        return {"b": s.batch, **heads, "q_idx": s.q_len, "kv_idx": s.kv_len}[index]
 
     def _finish(self, tensor: str, array: str, have: list[str], want: list[str]) -> None:
-        """Host: sum the axes the tensor does not have, order the others as it has them."""
+        """Host: sum the axes the tensor does not have, order the others as it has them.
+
+        Heads of a group follow each other, so an axis of heads is one of key heads and groups.
+        """
+        total = variable(array)
+        heads = next((n for n in ("h_kv", "one") if n in want and n not in have), None)
+        if heads is not None:
+            i = next(i for i, n in enumerate(have) if n in ("h", "h_kv"))
+            total = Value("unflatten", (total, i, shape_of(tensor, want.index(heads))))
+            have = [*have[:i], heads, "group", *have[i + 1 :]]
         drop = tuple(i for i, n in enumerate(have) if n not in want)
         left = [n for n in have if n in want]
-        total = sum_over(variable(array), drop) if drop else variable(array)
+        total = sum_over(total, drop) if drop else total
         if left != want:
             total = Value("permute", (total, tuple(left.index(n) for n in want)))
         self.ledger.part(tensor, cast(total, tensor))
@@ -243,14 +294,16 @@ class Stores:
         k.parameters.add_array(f"{array}_ptr", "fp32", array)
         k.parameters.add(f"{array}_tiles", "i32", tiles)
         head = "h" if k.sizes.heads != ONE else "0"
-        place = f"(b * heads + {head}) * {array}_tiles + {tile}" if k.programs != ONE else tile
+        single = k.programs == ONE and not k.facts.packed
+        place = tile if single else f"(b * heads + {head}) * {array}_tiles + {tile}"
         return [f"tl.store({array}_ptr + {place}, {text})"]
 
     def _tiles(self) -> tuple[Value, str]:
-        """(host: number of tiles, kernel: which one)."""
+        """(host: number of tiles, kernel: which one).
+
+        Of packed sequences each has as many as all rows together would: those never stored are 0.
+        """
         k = self.kernel
-        if k.facts.packed:
-            raise not_built("a sum over tiles of packed sequences")
         if k.owner.first == "row0":
             block = k.schedule.block_q
             return cdiv(k.sizes.q_len, block), f"row0 // {block}"
@@ -270,7 +323,7 @@ class Stores:
         k = self.kernel
         t = k.attention.tensor(s.of.tensor)
         buckets = t.axes[-1].size
-        lead = [i.name for i in s.of.index[:-1] if isinstance(i, Index) and i.name in ("b", "h")]
+        lead = [i.name for i in s.of.index[:-1] if isinstance(i, Index) and i.name in LEADS]
         if buckets is None or buckets > 4096 or len(lead) != len(s.of.index) - 1:
             raise not_built(f"the gradient of {t.name} at computed positions")
         slots = max(16, 1 << (buckets - 1).bit_length())
