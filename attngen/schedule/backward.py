@@ -57,6 +57,8 @@ def choose_backward(program: Program, target: Target) -> BackwardSchedule:
     found = footprint(program)
     wide = 2 if any(t.dtype.bytes == 4 for t in program.attention.tensors if t.is_stream) else 1
     width = max(found.query_width, found.accumulator_width, found.key_bytes // 4) * wide
+    if program.online.tops:  # indices and gradients of each slot stay in registers beside a tile
+        width = max(width, 256)
     _, q, k, warps = next(row for row in _ROWS if width <= row[0] or row is _ROWS[-1])
     # a descriptor would hand a tile the rows of the next packed sequence; pointers are masked
     packed = any(t.packed for t in program.attention.tensors)
