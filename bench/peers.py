@@ -60,26 +60,35 @@ def chosen(text: str) -> list[Row]:
 def run(options: argparse.Namespace, names: list[str]) -> list[report.Result]:
     """Measures row after row until the time is used up."""
     import torch
-    from rivals.clocks import measure
+    from rivals.clocks import Cell, LostContextError, measure
     from rivals.systems import systems
 
     columns = [s for s in systems() if s.name in names]
     begin, results = time.perf_counter(), []
+    head = header(torch.cuda.get_device_name(), sys.argv[1:])
     for row in chosen(options.rows):
         if time.perf_counter() - begin > options.seconds:
             print(f"# not measured, the time is used up: {row.name}", file=sys.stderr)
             continue
         start = time.perf_counter()
-        cells = measure(row, columns, options.rounds, not options.forward)
+        try:
+            cells = measure(row, columns, options.rounds, not options.forward)
+            torch.cuda.empty_cache()
+        except LostContextError as error:
+            print(f"# {row.name} and the rows behind it: not measured, {error}", file=sys.stderr)
+            break
+        except Exception as error:  # such as no memory for the inputs: costs this row only
+            words = f"not measured, {type(error).__name__}: {error}"
+            print(f"# {row.name}: {words}", file=sys.stderr)
+            cells = {"all": Cell(note=words[:160].replace("|", "/"))}
         results.append(report.as_json(row, cells))
-        torch.cuda.empty_cache()
         took = time.perf_counter() - start
         for name, cell in cells.items():
             shown = [f"{t:.3f}" if t else "-" for t in (cell.forward, cell.backward)]
             print(f"# {row.name} | {name} | {' | '.join(shown)} | {cell.note}", file=sys.stderr)
         print(f"#   [{took:.0f} s]", file=sys.stderr, flush=True)
         if options.json:
-            report.save(options.json, header(torch.cuda.get_device_name(), sys.argv[1:]), results)
+            report.save(options.json, head, results)
     return results
 
 
@@ -106,6 +115,7 @@ def main(arguments: list[str]) -> int:
         return 2
     from rivals.systems import systems
 
+    device = torch.cuda.get_device_name()  # now: it cannot be asked for in a lost context
     words = [w.strip().lower() for w in options.systems.split(",") if w.strip()]
     names = [s.name for s in systems()]
     names = [n for n in names if not words or any(w in n.lower() for w in words)]
@@ -115,8 +125,7 @@ def main(arguments: list[str]) -> int:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
         Path(folder, "attngen").mkdir(mode=0o700)
         results = run(options, names)
-    head = header(torch.cuda.get_device_name(), arguments)
-    _write(options.out or _place(torch.cuda.get_device_name()), head, results, names)
+    _write(options.out or _place(device), header(device, arguments), results, names)
     return 0
 
 

@@ -1,5 +1,7 @@
 """One thread for torch, a steady hypothesis, and which tests a machine can run."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -7,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from attngen.runtime.settings import gpu_present, prepare_interpreter
 
 torch.set_num_threads(1)
+os.environ.setdefault("ATTNGEN_BACKEND", "triton")  # whether or not the CuTe DSL is installed
 prepare_interpreter()  # before any test module imports triton
 settings.register_profile(  # the same examples in every run; `make slow` looks for new ones
     "attngen",

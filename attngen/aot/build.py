@@ -21,7 +21,7 @@ from attngen.runtime.cache import Cache
 from attngen.runtime.crosscompile import compile_many
 from attngen.runtime.empty import result_dtype
 from attngen.runtime.interface import Interface
-from attngen.runtime.kernel import FEW_QUERIES, MANY_KEYS
+from attngen.runtime.kernel import FEW_PACKED, FEW_QUERIES, MANY_KEYS
 from attngen.runtime.scalars import scalars
 from attngen.runtime.specialise import Spec
 
@@ -138,9 +138,16 @@ def _spec(
             {"name": name, "dtype": result_dtype(e), "feature": e.feature}
             for name, e in attention.outputs
         ],
-        "decode": {"queries": FEW_QUERIES, "keys": MANY_KEYS, "ratio": 4},
+        "decode": _decode(attention),
         "variants": [_variant(v, compiled, built) for v in variants],
     }
+
+
+def _decode(attention: Attention) -> dict[str, Any]:
+    """When a call decodes, as `Kernel._short` decides it; of packed sequences on average."""
+    packed = any(t.packed for t in attention.tensors)
+    queries = FEW_PACKED if packed else FEW_QUERIES
+    return {"queries": queries, "keys": MANY_KEYS, "ratio": 4, "per_sequence": packed}
 
 
 def _arguments(attention: Attention) -> list[dict[str, Any]]:

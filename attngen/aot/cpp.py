@@ -229,11 +229,16 @@ def _condition(spec: dict[str, Any], variant: dict[str, Any], form: str, target:
     if form == "decode":
         queries, keys = (_length(spec, roles) for roles in (("query",), ("key", "value")))
         limits = spec["decode"]
-        parts.append(f"{queries} <= {limits['queries']}")
-        parts.append(
-            f"{keys} >= std::max<int64_t>({limits['keys']}, {limits['ratio']} * {queries})"
-        )
+        each = f" * {_sequences(spec)}" if limits["per_sequence"] else ""
+        parts.append(f"{queries} <= {limits['queries']}{each}")
+        least = f"{limits['keys']}{each}, {limits['ratio']} * {queries}"
+        parts.append(f"{keys} >= std::max<int64_t>({least})")
     return " && ".join(parts)
+
+
+def _sequences(spec: dict[str, Any]) -> str:
+    packed = next(a["packed"] for a in spec["arguments"] if a["packed"])
+    return f"({_name(packed)}.shape[0] - 1)"
 
 
 def _length(spec: dict[str, Any], roles: tuple[str, ...]) -> str:

@@ -74,7 +74,12 @@ def halves(attention: Attention, wanted: Sequence[Dtype]) -> Sequence[Dtype]:
 def variant(
     choice: Choice, half: Dtype, targets: Sequence[Target], cache: Cache, backward: bool = True
 ) -> Variant:
-    """Passes, schedules and printing of all files of a variant; SpecError: what is not built."""
+    """Passes, schedules and printing of all files of a variant; SpecError: what is not built.
+
+    Packages hold Triton's kernels: their launcher does not know the others yet.
+    """
+    options = {**choice.spec.options, "backend": "triton"}
+    choice = replace(choice, spec=replace(choice.spec, options=options))
     made = Variant(choice, half)
     for target in targets:
         made.files += _inference(choice, half, target, cache)

@@ -13,7 +13,7 @@ from attngen.aot.build import Built
 from attngen.aot.text import text_files
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can tell
-LEAST_TORCH = "2.6"
+LEAST_TORCH = "2.11"  # the oldest that has been tried
 
 
 def package_files(built: Built, distribution: str, namespace: str = "") -> dict[str, bytes]:

@@ -30,12 +30,13 @@ class DeviceKernel:
 class Emitted:
     """A generated file.
 
-    source: complete Python text that imports only torch and triton; entry: name of its host
-    function, which takes the spec's tensors and scalars in declaration order, allocates and returns
-    the results as a tuple in the order of the spec, and checks nothing (the runtime has checked);
-    outputs: names of the results; kernels: the device functions, for ahead-of-time compilation;
-    host: what the entry does, as plain data for a launcher without a compiler (triton/host.py);
-    schedule: in words.
+    source: complete Python text that imports only torch and triton, or torch and attngen.cutelib
+    (backend "cute"); entry: name of its host function, which takes the spec's tensors and scalars
+    in declaration order, allocates and returns the results as a tuple in the order of the spec, and
+    checks nothing (the runtime has checked); outputs: names of the results; kernels: the device
+    functions, for ahead-of-time compilation; host: what the entry does, as plain data for a
+    launcher without a compiler (triton/host.py; none for cute); schedule: in words; aligned: inputs
+    that must be aligned as streams are where the schedule's loads are descriptors.
     """
 
     source: str
@@ -45,3 +46,5 @@ class Emitted:
     kernels: tuple[DeviceKernel, ...]
     host: tuple[Any, ...] = ()
     schedule: str = ""
+    backend: str = "triton"
+    aligned: tuple[str, ...] = ()

@@ -42,11 +42,13 @@ def command(
       attngen explain examples/gemma2.attn --target gfx942 --size Sq=8192,Skv=8192
     """
     from attngen.cli.building import build, resolve_targets
+    from attngen.runtime.backward_backend import backward_notes
     from attngen.runtime.report import explain
 
     loaded = with_sizes(load_spec(spec, settings), sizes)
     chosen = resolve_targets([target] if target else [], loaded)[0]
     made = build(loaded, chosen, dtype, schedule).made
     lengths = {**dict(made.request.sizes), **sizes}
-    say(explain(made.program, made.schedule, chosen, lengths, []))
+    notes = backward_notes(made)
+    say(explain(made.program, made.schedule, chosen, lengths, notes, made.reason))
     return 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attngen.cli.building import Built
 
 TARGET = "sm_90"
+BACKENDS = ("triton", "cute")
 NOT_BUILT = "E4"  # family of errors for what no backend compiles yet
 
 
@@ -56,27 +57,28 @@ def golden_files(paths: Sequence[Path]) -> dict[str, str]:
 
     built: list[Built] = []
     for path in progress(paths, "Generating"):
-        try:
-            built.append(build_golden(path))
-        except SpecError as error:
-            if not all(d.code.startswith(NOT_BUILT) for d in error.diagnostics):
-                raise
-            say(faint(f"skipped {path}: {error.diagnostics[0].message}"))
+        for backend in BACKENDS:
+            try:
+                built.append(build_golden(path, backend))
+            except SpecError as error:
+                if not all(d.code.startswith(NOT_BUILT) for d in error.diagnostics):
+                    raise
+                say(faint(f"skipped {path} ({backend}): {error.diagnostics[0].message}"))
     return files_of(built)
 
 
-def build_golden(path: Path) -> Built:
+def build_golden(path: Path, backend: str = "triton") -> Built:
     """One example for the target of the goldens, everything else by default."""
     from attngen.cli.building import build
     from attngen.core.target import find_target
 
-    return build(load_spec(str(path)), find_target(TARGET), "bf16")
+    return build(load_spec(str(path)), find_target(TARGET), "bf16", {"backend": backend})
 
 
 def changed_files(folder: Path, files: dict[str, str]) -> list[str]:
     """Files that are missing or different on disk, and generated ones that no example makes."""
     different = [name for name, text in files.items() if read_text(folder / name) != text]
-    there = [p.relative_to(folder).as_posix() for p in folder.glob(f"*/{TARGET}/*")]
+    there = [p.relative_to(folder).as_posix() for p in folder.glob(f"*/{TARGET}*/*")]
     return [*different, *sorted(name for name in there if name not in files)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from attngen.cli.console import steps
@@ -10,10 +11,11 @@ from attngen.cli.input import Spec
 from attngen.cli.mistake import InputError
 from attngen.cli.running import Trial, prepare
 from attngen.core.target import Target
+from attngen.runtime.backends import AnySchedule
 from attngen.runtime.device import compatible
 from attngen.runtime.settings import gpu_present
 from attngen.runtime.tune import Measured, tune
-from attngen.schedule.schedule import Schedule
+from attngen.schedule.cute import CuteSchedule, near
 from attngen.schedule.space import space
 
 MOST = 40  # schedules that are tried: one takes two or three seconds, nearly all of it compiling
@@ -33,7 +35,7 @@ def search(spec: Spec, target: Target, dtype: str) -> dict[str, str | int | bool
     return {name: value for name, value in asdict(best).items() if value is not None}
 
 
-def search_trial(trial: Trial, most: int) -> tuple[Schedule, list[Measured]]:
+def search_trial(trial: Trial, most: int) -> tuple[AnySchedule, list[Measured]]:
     """The fastest schedule for these inputs, remembered from now on, and all that were tried."""
     points = candidates(trial, most)
     measured: list[Measured] = []
@@ -46,10 +48,15 @@ def search_trial(trial: Trial, most: int) -> tuple[Schedule, list[Measured]]:
         return tune(trial.kernel, trial.tensors, points, done), measured
 
 
-def candidates(trial: Trial, most: int) -> list[Schedule]:
+def candidates(trial: Trial, most: int) -> list[AnySchedule]:
     """The default schedule and those nearest to it, at most so many."""
     spec, request = trial.kernel.spec, trial.kernel.request(**trial.tensors)
-    points = space(spec.program(request), request.target, spec.options, short=request.short)
+    default = trial.kernel.made(request).schedule
+    points: Iterator[AnySchedule]
+    if isinstance(default, CuteSchedule):
+        points = near(default)
+    else:
+        points = space(spec.program(request), request.target, spec.options, short=request.short)
     return list(itertools.islice(points, most))
 
 

@@ -1,6 +1,7 @@
 """Puts generated kernels into a folder: all of them or none, never over a file a user took over.
 
-Layout: `<folder>/<spec>/<target>/<spec>.py` with `MANIFEST.json` beside it.
+Layout: `<folder>/<spec>/<target>/<spec>.py` with `MANIFEST.json` beside it; kernels of the cute
+backend are under `<target>_cute`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ SCHEMA = 1
 def kernel_path(built: Built) -> str:
     """Where the kernel goes, relative to the output folder."""
     variant = "_decode" if built.made.request.short else ""
-    return f"{built.name}/{built.target.name}/{built.name}{variant}.py"
+    folder = built.target.name
+    if built.made.emitted.backend != "triton":
+        folder += f"_{built.made.emitted.backend}"
+    return f"{built.name}/{folder}/{built.name}{variant}.py"
 
 
 def files_of(kernels: Sequence[Built]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 import types
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.d
 EXACT = frozenset({bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.Size})
 ONE = (types.ModuleType, type, types.BuiltinFunctionType)  # equal to themselves only
 MOST_CODES = 4096
+FIXED = sys.stdlib_module_names - {"__main__"} | {"torch", "numpy", "attngen"}
+ABSENT: Any = object()
 _TORCH = str(torch.__path__[0])
 
 
@@ -29,12 +32,31 @@ _TORCH = str(torch.__path__[0])
 class Walk:
     """One walk over callables; tensors: (name of the variable, tensor) in the order of the walk.
 
-    alive: the objects whose ids stand in the fingerprint.
+    alive: the objects whose ids stand in the fingerprint; owners: modules, classes and instances of
+    classes with attributes that may change; names: all that the functions met so far look up.
     """
 
     tensors: list[tuple[str, torch.Tensor]] = field(default_factory=list)
     alive: list[Any] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)
+    owners: list[Any] = field(default_factory=list)
+    names: dict[str, None] = field(default_factory=dict)
+
+    def all_of(self, values: tuple[Any, ...]) -> Hashable:
+        """A key for callables and everything they reach, attributes of modules and classes too."""
+        key = self._all(values, "", 0)
+        if not self.owners:
+            return key
+        found: list[Hashable] = []
+        done: set[tuple[int, str]] = set()
+        while todo := [p for o in self.owners for n in self.names if (p := (id(o), n)) not in done]:
+            owners = {id(o): o for o in self.owners}
+            for owner, name in todo:
+                done.add((owner, name))
+                value = attribute(owners[owner], name)
+                if value is not ABSENT:
+                    found.append((owner, name, self.fingerprint(value, name, 1)))
+        return key, tuple(found)
 
     @property
     def reached(self) -> list[torch.Tensor]:
@@ -63,12 +85,22 @@ class Walk:
         self.alive.append(value)
         return id(value)
 
+    def _owner(self, value: Any) -> Hashable:
+        """A module or class by itself; what functions look up in it follows."""
+        if not fixed(value):
+            self.owners.append(value)
+        return self._itself(value)
+
     def _compound(self, value: Any, name: str, depth: int) -> Hashable:
         if type(value) is types.FunctionType:
             return self._function(value, depth)
         if isinstance(value, ONE):
-            return self._itself(value)
+            return self._owner(value)
         match value:
+            case property():
+                return self._all((value.fget, value.fset), name, depth)
+            case staticmethod() | classmethod():
+                return self.fingerprint(value.__func__, name, depth)
             case types.MethodType():
                 return self._all((value.__func__, value.__self__), name, depth)
             case functools.partial():
@@ -79,7 +111,16 @@ class Walk:
                 return type(value), self._all(tuple(value), name, depth)
             case dict():
                 return self._items(value, depth)
-        return self._itself(type(value)), self._items(_attributes(value), depth)
+        return self._instance(value, depth)
+
+    def _instance(self, value: Any, depth: int) -> Hashable:
+        """An object: its class, its own attributes, and what it does when it is called."""
+        kind = type(value)
+        called = attribute(kind, "__call__") if not fixed(kind) else ABSENT
+        if not fixed(kind):
+            self.owners.append(value)
+        key = self._owner(kind), self._items(_attributes(value), depth)
+        return key if called is ABSENT else (*key, self.fingerprint(called, "", depth))
 
     def _all(self, values: tuple[Any, ...], name: str, depth: int) -> Hashable:
         return tuple([self.fingerprint(v, name, depth) for v in values])
@@ -94,7 +135,8 @@ class Walk:
 
     def _function(self, function: types.FunctionType, depth: int) -> Hashable:
         code = function.__code__
-        free, named = names_of(code)
+        free, named, every = names_of(code)
+        self.names.update(every)
         found: list[Hashable] = [self._itself(code)]
         for variable, cell in zip(free, function.__closure__ or (), strict=True):
             try:
@@ -113,23 +155,25 @@ class Walk:
         return tuple(found)
 
 
-def names_of(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Variables of the closure, and names a function may look up in its module.
+def names_of(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, None]]:
+    """Variables of the closure, names looked up in the module, and all names, of attributes too.
 
     Functions of torch look up nothing that changes.
     """
     known = _CODES.get(id(code))
     if known is None:
-        named = (
-            () if code.co_filename.startswith(_TORCH) else tuple(dict.fromkeys(_looked_up(code)))
-        )
+        named: tuple[str, ...] = ()
+        every: dict[str, None] = {}
+        if not code.co_filename.startswith(_TORCH):
+            named = tuple(dict.fromkeys(_looked_up(code)))
+            every = dict.fromkeys(_all_names(code))
         if len(_CODES) >= MOST_CODES:
             _CODES.clear()
-        known = _CODES[id(code)] = (code, code.co_freevars, named)
-    return known[1], known[2]
+        known = _CODES[id(code)] = (code, code.co_freevars, named, every)
+    return known[1:]
 
 
-_CODES: dict[int, tuple[types.CodeType, tuple[str, ...], tuple[str, ...]]] = {}
+_CODES: dict[int, tuple[types.CodeType, tuple[str, ...], tuple[str, ...], dict[str, None]]] = {}
 
 
 def _looked_up(code: types.CodeType) -> Iterator[str]:
@@ -140,6 +184,39 @@ def _looked_up(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _looked_up(constant)
+
+
+def _all_names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _all_names(constant)
+
+
+def fixed(value: Any) -> bool:
+    """Whether a module, class or built-in is of a library whose attributes nobody changes."""
+    name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+    return str(name).partition(".")[0] in FIXED or isinstance(value, types.BuiltinFunctionType)
+
+
+def attribute(owner: Any, name: str) -> Any:
+    """What the owner has under a name, without running anything; ABSENT for nothing.
+
+    Of an instance only what its class keeps in slots: the rest is known.
+    """
+    if isinstance(owner, types.ModuleType):
+        return vars(owner).get(name, ABSENT)
+    if isinstance(owner, type):
+        classes = (c for c in owner.__mro__ if not fixed(c))
+        found = next((vars(c)[name] for c in classes if name in vars(c)), ABSENT)
+        return ABSENT if isinstance(found, types.MemberDescriptorType) else found
+    slot = next((vars(c)[name] for c in type(owner).__mro__ if name in vars(c)), None)
+    if not isinstance(slot, types.MemberDescriptorType):
+        return ABSENT
+    try:
+        return slot.__get__(owner)
+    except AttributeError:  # an empty slot
+        return ABSENT
 
 
 def _attributes(value: Any) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from attngen.flex.capture import DEEPEST, ONE, PLAIN, names_of
+from attngen.flex.capture import ABSENT, DEEPEST, ONE, PLAIN, fixed, names_of
 from attngen.flex.maker import Extents, is_sorted, is_trained
 from attngen.flex.traces import Found, Trace
 from attngen.runtime.kernel import Kernel
 
 MOST_KEYS, MOST_ALIKE = 1024, 8
 Tensors: TypeAlias = "list[torch.Tensor]"
-ABSENT: Any = object()
 
 
 class Unusual(Exception):  # noqa: N818 - no error: the long way is taken
@@ -229,6 +228,8 @@ class _Watcher:
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if isinstance(value, ONE):
+            if not fixed(value):
+                raise Unusual  # its attributes may change
             return Itself(value)
         if id(value) in self.inside or len(self.inside) > DEEPEST:
             raise Unusual

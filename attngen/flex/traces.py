@@ -82,7 +82,7 @@ class Traces:
     def find(self, question: Question, extents: Extents) -> Found:
         """The trace of a call and the captured tensors to pass."""
         walk = Walk()
-        mods = tuple(walk.fingerprint(m) for m in (question.score_mod, question.mask_mod))
+        mods = walk.all_of((question.score_mod, question.mask_mod))
         tensors = [t.reshape(1) if t.ndim == 0 else t for _, t in walk.tensors]
         facts = tuple(sorted(question.facts.items()))
         marks = tuple((is_sorted(t), is_trained(t)) for _, t in walk.tensors)

@@ -83,4 +83,11 @@ SETTINGS: dict[str, tuple[str | int, ...] | str | range] = {
     "loops": ("split", "single", "joined"),
     "precision": ("tf32", "ieee"),
     "backend": ("triton", "cute"),
+    "numerics": ("fast", "exact"),
+    "gradients": ("ordered", "unordered"),
+    "tile_m": (64, 128, 192),
+    "tile_n": range(16, 257),
+    "order": ("turns", "free"),
+    "reference": ("running", "lazy", "first", "fixed"),
+    "form": ("tile", "flat"),
 }

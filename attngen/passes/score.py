@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from attngen.ir import build
 from attngen.ir.build import ONE, ZERO, factors, number, terms
-from attngen.ir.expr import Axes, Binary, Cast, Const, Dot, Expr, Index, Load
+from attngen.ir.expr import Axes, Binary, Cast, Const, Dot, Expr, Index, Load, children
 from attngen.ir.walk import walk
 from attngen.passes.online_tables import has_key
 
@@ -270,6 +270,68 @@ def _form(e: Expr) -> _Form | None:
         case _ if not e.level and e.kind == "int":
             return _Form(0, 0, 0, e)
     return None
+
+
+def along_diagonals(e: Expr) -> bool:
+    """Whether the value depends on the positions by kv_idx - q_idx (or - q_pos) alone."""
+    if not e.level:
+        return True
+    form = _form(e) if e.kind == "int" else None
+    if form is not None:
+        return form.key + form.query + form.position == 0
+    below = children(e)
+    return bool(below) and not isinstance(e, Dot) and all(map(along_diagonals, below))
+
+
+def distance_of(e: Expr) -> tuple[Expr, int, int] | None:
+    """(d, low, high): a value along diagonals that is the same for all d <= low, and d >= high.
+
+    d is kv_idx - q_idx or kv_idx - q_pos, which the value reads only through min and max with
+    constants; None for any other value.
+    """
+    found = _Clamps()
+    if not found.visit(e, None, None) or found.distance is None or found.low is None:
+        return None
+    return None if found.high is None else (found.distance, found.low, found.high)
+
+
+class _Clamps:
+    """The distance a value reads, and where all its clamps have taken hold."""
+
+    def __init__(self) -> None:
+        self.distance: Expr | None = None
+        self.low: int | None = None
+        self.high: int | None = None
+
+    def visit(self, e: Expr, low: int | None, high: int | None) -> bool:
+        """Whether every distance below `e` is clamped; low, high: by what stands around it."""
+        if not e.level:
+            return True
+        form = _form(e) if e.kind == "int" else None
+        if form is not None:
+            return self._leaf(form, low, high)
+        if isinstance(e, Binary) and e.op in ("max", "min") and isinstance(e.b, Const):
+            bound = int(e.b.value)
+            lows = [x for x in (low, bound if e.op == "max" else None) if x is not None]
+            highs = [x for x in (high, bound if e.op == "min" else None) if x is not None]
+            return self.visit(e.a, max(lows, default=None), min(highs, default=None))
+        if isinstance(e, Binary) and e.op == "add" and isinstance(e.b, Const):
+            return self.visit(e.a, None, None)
+        return all(self.visit(x, None, None) for x in children(e))
+
+    def _leaf(self, form: _Form, low: int | None, high: int | None) -> bool:
+        constant = number(form.offset)
+        plain = form.key == 1 and form.query + form.position == -1 and constant == 0
+        if not plain or low is None or high is None:
+            return False
+        index = Index("q_pos" if form.position else "q_idx")
+        distance = build.sub(Index("kv_idx"), index)
+        if self.distance not in (None, distance):
+            return False
+        self.distance = distance
+        self.low = low if self.low is None else min(self.low, low)
+        self.high = high if self.high is None else max(self.high, high)
+        return True
 
 
 def _added(x: _Form | None, y: _Form | None) -> _Form | None:

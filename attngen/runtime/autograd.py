@@ -121,7 +121,8 @@ class Differentiated:
             entry: Entry = partial(empty_forward, self.kernel.spec.attention, call, training.wiring)
         else:
             entry = training.forward_entry
-        plan = self.kernel.plan(call, entry, values, boundaries, training.descriptors[0])
+        also = training.forward.aligned
+        plan = self.kernel.plan(call, entry, values, boundaries, training.descriptors[0], also)
         plan.single = False
         found = self.kernel.run_first(plan, None if call.empty else request, values)
         return Forward.of(plan, training.wiring, found[: len(self.kernel.outputs)]), found

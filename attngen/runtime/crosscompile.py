@@ -41,7 +41,7 @@ def compile_for(
     keys = {kernel.name: binary_key(emitted, kernel, target, steady) for kernel in emitted.kernels}
     found = {name: _binary(cache.get(key)) for name, key in keys.items()}
     missing = [kernel for kernel in emitted.kernels if found[kernel.name] is None]
-    for binary in _compile(emitted.source, missing, target, steady) if missing else []:
+    for binary in _compile(emitted, missing, target, steady) if missing else []:
         cache.put(keys[binary.kernel], _entry(binary))
         found[binary.kernel] = binary
     binaries = [b for kernel in emitted.kernels if (b := found[kernel.name]) is not None]
@@ -75,7 +75,7 @@ def binary_key(emitted: Emitted, kernel: DeviceKernel, target: Target, steady: b
         source=emitted.source,
         kernel=_request(kernel),
         target=target.name,
-        toolchain=toolchain(),
+        toolchain=toolchain(emitted.backend),
     )
 
 
@@ -87,25 +87,31 @@ def _request(kernel: DeviceKernel) -> dict[str, Any]:
 
 
 def _compile(
-    source: str, kernels: Iterable[DeviceKernel], target: Target, steady: bool
+    emitted: Emitted, kernels: Iterable[DeviceKernel], target: Target, steady: bool
 ) -> list[Binary]:
+    if emitted.backend == "cute":
+        answer = _ask(json.dumps({"source": emitted.source}), target, steady, "cute_worker")
+        return _binaries(answer)
     request = {
-        "source": source,
+        "source": emitted.source,
         "target": {"family": target.family, "arch": target.arch, "warp": target.warp},
         "kernels": [_request(kernel) for kernel in kernels],
     }
-    answer = _ask(json.dumps(request), target, steady)
+    return _binaries(_ask(json.dumps(request), target, steady, "compile_worker"))
+
+
+def _binaries(answer: dict[str, Any]) -> list[Binary]:
     return [
         Binary(**{**fields, "data": base64.b64decode(fields["data"])})
         for fields in answer["binaries"]
     ]
 
 
-def _ask(request: str, target: Target, steady: bool) -> dict[str, Any]:
+def _ask(request: str, target: Target, steady: bool, worker: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="attngen_") as folder:
         # -P: a file of the user's that is called triton.py must not be imported
         process = subprocess.run(
-            [sys.executable, "-P", "-m", "attngen.runtime.compile_worker"],
+            [sys.executable, "-P", "-m", f"attngen.runtime.{worker}"],
             input=request,
             capture_output=True,
             text=True,
@@ -118,7 +124,7 @@ def _ask(request: str, target: Target, steady: bool) -> dict[str, Any]:
     except ValueError:
         answer = {"error": process.stderr[-2000:] or f"exit status {process.returncode}"}
     if "error" in answer:
-        message = f"the Triton compiler failed for {target.name}: {answer['error'].strip()}"
+        message = f"the compiler failed for {target.name}: {answer['error'].strip()}"
         raise SpecError(Diagnostic("E311", message, help="try another schedule or target"))
     return answer
 

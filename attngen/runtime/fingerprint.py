@@ -60,10 +60,11 @@ def generator() -> str:
 
 
 @functools.cache
-def toolchain() -> dict[str, Field]:
+def toolchain(backend: str = "triton") -> dict[str, Field]:
     """Versions a compiled binary depends on."""
+    compiler = {"triton": "triton", "cute": "nvidia-cutlass-dsl"}[backend]
     return {
-        "triton": importlib.metadata.version("triton"),
+        compiler: importlib.metadata.version(compiler),
         "python": platform.python_version(),
         "machine": platform.machine(),
     }

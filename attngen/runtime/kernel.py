@@ -196,7 +196,8 @@ class Kernel:
 
         shown = self._shown()
         lengths = {**dict(shown.request.sizes), **sizes}
-        return explain(shown.program, shown.schedule, shown.request.target, lengths, [*self.notes])
+        target, notes = shown.request.target, [*self.notes]
+        return explain(shown.program, shown.schedule, target, lengths, notes, shown.reason)
 
     def reference(self, *tensors: Any, **by_name: Any) -> Any:
         """The same results by the definition: the formula as written, in float64."""
@@ -306,13 +307,14 @@ class Kernel:
         request = None if call.empty else self.request_of(call)
         if request is None:
             entry: Entered = partial(self._empty, call)
-            descriptors = False
+            descriptors, also = False, tuple[str, ...]()
         else:
             if request not in self._made:
                 self.no_capture(call)
             made = self.made(request)
             entry, descriptors = made.entry, made.schedule.loads == "descriptor"
-        plan = self.plan(call, entry, values, boundaries, descriptors)
+            also = made.emitted.aligned
+        plan = self.plan(call, entry, values, boundaries, descriptors, also)
         return plan, self.run_first(plan, request, values)
 
     def _empty(self, call: Call, *values: Any) -> tuple[Any, ...]:
@@ -352,10 +354,11 @@ class Kernel:
         values: Sequence[Any],
         boundaries: tuple[tuple[int, str, int], ...],
         descriptors: bool,
+        also: Sequence[str] = (),
     ) -> Plan:
-        """How `entry` is called with such arguments; descriptors: whether it loads with them."""
+        """How `entry` is called; descriptors: it loads streams with them, and the inputs `also`."""
         require_narrow(call, self.declared, values)
-        copies = self._copies(call, values, descriptors)
+        copies = self._copies(call, values, descriptors, also)
         on_cpu = call.device == "cpu"
         several = not on_cpu and torch.cuda.device_count() > 1
         guard = torch.device(call.device).index if several else None
@@ -365,17 +368,20 @@ class Kernel:
             call, entry, len(self.outputs) == 1, plain, copies, self._scalars, watched, guard
         )
 
-    def _copies(self, call: Call, values: Sequence[Any], descriptors: bool) -> tuple[Copy, ...]:
+    def _copies(
+        self, call: Call, values: Sequence[Any], descriptors: bool, also: Sequence[str]
+    ) -> tuple[Copy, ...]:
         copies: list[Copy] = []
         for i, (tensor, value) in enumerate(zip(self.declared, values, strict=True)):
+            loaded = (descriptors and tensor.is_stream) or tensor.name in also
             if i in call.copies:
-                self._note(
-                    f"{tensor.name} is copied: its feature axis has stride {value.stride(-1)}"
-                )
-                copies.append((i, align))
-            elif descriptors and tensor.is_stream and not aligned(value):
-                self._note(f"{tensor.name} is copied: no descriptor fits {found(value)}")
-                copies.append((i, align))
+                why = f"its feature axis has stride {value.stride(-1)}"
+            elif loaded and not aligned(value):
+                why = f"no descriptor fits {found(value)}"
+            else:
+                continue
+            self._note(f"{tensor.name} is copied: {why}")
+            copies.append((i, align))
         return tuple(copies)
 
     def _note(self, text: str) -> None:

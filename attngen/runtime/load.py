@@ -26,15 +26,16 @@ from attngen.runtime.settings import cache_folder
 
 _MODULES = """
 torch triton triton.language triton.language.extra triton.language.extra.libdevice
-triton.tools.tensor_descriptor
+triton.tools.tensor_descriptor attngen.cutelib attngen.cutelib.launch attngen.cutelib.plan
+attngen.cutelib.backward.plan
 """
 _BUILTINS = """
 range min max len abs int float bool tuple list isinstance sum enumerate zip divmod round
-AssertionError ValueError TypeError RuntimeError True False None
+dict AssertionError ValueError TypeError RuntimeError True False None
 """
 _TORCH = """
-empty empty_like empty_strided zeros zeros_like full Tensor tensor dtype device cuda float16
-bfloat16 float32 float64 int8 int32 int64 uint8 bool float8_e4m3fn float8_e5m2 version
+empty empty_like searchsorted empty_strided zeros zeros_like full Tensor tensor dtype device cuda
+float16 bfloat16 float32 float64 int8 int32 int64 uint8 bool float8_e4m3fn float8_e5m2 version
 """
 _TRITON = "jit cdiv next_power_of_2 language set_allocator tools runtime"
 MODULES, BUILTINS = frozenset(_MODULES.split()), frozenset(_BUILTINS.split())

@@ -10,7 +10,7 @@ from attngen.ir.expr import Axes, Dot, Expr
 from attngen.ir.program import Program
 from attngen.ir.walk import walk
 from attngen.passes.counts import tile_classes
-from attngen.schedule.schedule import Schedule
+from attngen.runtime.backends import AnySchedule
 
 LENGTH, HEADS, KEY_HEADS, BATCH = 4096, 16, 4, 1  # assumed where nothing is said
 MOST_TILES = 300_000
@@ -33,7 +33,7 @@ class Prediction:
     why: str = ""
 
 
-def predict(program: Program, schedule: Schedule, given: Mapping[str, int]) -> Prediction:
+def predict(program: Program, schedule: AnySchedule, given: Mapping[str, int]) -> Prediction:
     """The cost of one call."""
     attention = program.attention
     sizes = axis_sizes(attention, given)
@@ -82,7 +82,7 @@ def axis_sizes(attention: Attention, given: Mapping[str, int]) -> dict[str, int]
 
 
 def _tiles(
-    program: Program, schedule: Schedule, q_len: int, kv_len: int, every: int
+    program: Program, schedule: AnySchedule, q_len: int, kv_len: int, every: int
 ) -> tuple[int | None, int, str]:
     if any(t.packed for t in program.attention.tensors):
         return None, 0, "they depend on the lengths of the packed sequences"

@@ -14,24 +14,29 @@ from attngen.ir.online import Accumulator, OnlinePlan, Weights
 from attngen.ir.program import Program
 from attngen.ir.text import formula, spec_text
 from attngen.ir.walk import walk
+from attngen.runtime.backends import AnySchedule
 from attngen.runtime.predict import Prediction, predict
 from attngen.runtime.words import describe_mask
-from attngen.schedule.schedule import Schedule
+from attngen.schedule.cute import CuteSchedule
 
 
 def explain(
     program: Program,
-    schedule: Schedule,
+    schedule: AnySchedule,
     target: Target,
     sizes: Mapping[str, int] | None = None,
     notes: Sequence[str] = (),
+    reason: str = "",
 ) -> str:
-    """The whole report; `sizes` are axes by name for the predictions, `notes` end it."""
+    """The whole report; `sizes` are axes by name for the predictions, `notes` end it.
+
+    reason: why this backend.
+    """
     sections = [
         ("formula", spec_text(program.attention).rstrip().splitlines()),
         (_passes(program.online), _online(program)),
         ("mask", _mask(program.mask)),
-        (f"schedule for {target.name}", _schedule(schedule, target)),
+        (f"schedule for {target.name}", _schedule(schedule, target, reason)),
         ("predicted", _predicted(predict(program, schedule, sizes or {}))),
         ("notes", [*program.online.notes, *program.mask.notes, *notes]),
     ]
@@ -138,7 +143,10 @@ def _ranges(ranges: Sequence[Range]) -> str:
     return "; ".join(f"{r.lo} <= k < {r.hi}" for r in ranges) or "none"
 
 
-def _schedule(schedule: Schedule, target: Target) -> Iterator[str]:
+def _schedule(schedule: AnySchedule, target: Target, reason: str) -> Iterator[str]:
+    if reason:
+        backend = "cute" if isinstance(schedule, CuteSchedule) else "triton"
+        yield f"backend {backend}: {reason}"
     yield schedule.describe()
     yield f"tiles of {schedule.block_q} queries by {schedule.block_k} keys"
     how = "hardware tensor descriptors" if schedule.loads == "descriptor" else "pointers"

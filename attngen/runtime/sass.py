@@ -138,6 +138,10 @@ class Report:
             f"accesses, {self.products} products, {self.waits} waits, "
             f"{len(self.instructions)} instructions"
         ]
+        if self.tensor_memory:
+            # warps of other roles multiply, nothing is ordered by waits, and branches out of the
+            # line (retries at barriers) lead back into every role: loops say nothing here
+            return f"{lines[0]}, {self.tensor_memory} accesses of tensor memory"
         for loop in self.loops:
             above, below = loop.exponentials
             lines.append(

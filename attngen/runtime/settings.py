@@ -1,6 +1,7 @@
 """The only reader of the environment; decides whether the interpreter is used.
 
-Ours: ATTNGEN_CACHE (the cache folder) and XDG_CACHE_HOME (its parent, if the first is unset).
+Ours: ATTNGEN_CACHE (the cache folder) and XDG_CACHE_HOME (its parent, if the first is unset);
+ATTNGEN_BACKEND ("triton" or "cute": what is used where neither spec nor call names a backend).
 TRITON_INTERPRET is Triton's own; it is set here when there is no GPU, and taken out of the
 environment of compile workers, which must see the real compiler.
 """
@@ -27,6 +28,16 @@ def cache_folder() -> Path:
     # the XDG rules say a relative path is to be ignored
     base = Path(parent) if os.path.isabs(parent) else Path("~/.cache").expanduser()
     return base.absolute() / "attngen"
+
+
+def preferred_backend() -> str:
+    """`$ATTNGEN_BACKEND`, or "" for the best there is."""
+    return os.environ.get("ATTNGEN_BACKEND", "")
+
+
+def cute_installed() -> bool:
+    """Whether the CuTe DSL can be imported (`pip install attngen[cute]`)."""
+    return importlib.util.find_spec("cutlass") is not None
 
 
 def gpu_present() -> bool:

@@ -13,13 +13,15 @@ from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.core.target import Target
 from attngen.ir.attention import Attention
+from attngen.runtime import backends
+from attngen.runtime.backends import AnySchedule
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.fingerprint import digest, generator
 from attngen.runtime.interface import Interface
 from attngen.runtime.load import load_module
 from attngen.runtime.tuned import tuned
 from attngen.runtime.warm import finish, start
-from attngen.schedule.schedule import Schedule
+from attngen.schedule.cute import CuteSchedule
 
 if TYPE_CHECKING:
     from attngen.ir.program import Program
@@ -90,18 +92,23 @@ class Spec:
             half=request.half.value,
             target=request.target.name,
             short=request.short,
+            backend=backends.preference(self.options, request.target),
             generator=generator(),
         )
 
 
 @dataclass
 class Specialisation:
-    """One kernel file and how it came about; on a cache hit only `program` runs the passes."""
+    """One kernel file and how it came about; on a cache hit only `program` runs the passes.
+
+    reason: why its backend was taken.
+    """
 
     spec: Spec
     request: Request
-    schedule: Schedule
+    schedule: AnySchedule
     emitted: Emitted
+    reason: str = ""
 
     @cached_property
     def program(self) -> Program:
@@ -126,7 +133,8 @@ def specialise(spec: Spec, request: Request, cache: Cache) -> Specialisation:
     found = tuned(spec, request, cache)
     key = spec.key(request, f"emitted, {found.describe()}" if found else "emitted")
     if (entry := cache.get(key)) is not None:
-        return Specialisation(spec, request, _schedule(entry), _emitted(entry))
+        reason = entry.meta.get("reason", "")
+        return Specialisation(spec, request, _schedule(entry), _emitted(entry), reason)
     if request.target.family == "cuda":
         start()
     made = with_schedule(spec, request, found) if found else generate(spec, request)
@@ -136,33 +144,49 @@ def specialise(spec: Spec, request: Request, cache: Cache) -> Specialisation:
 
 def generate(spec: Spec, request: Request, options: Options | None = None) -> Specialisation:
     """Passes, schedule, printing; `options` override those of the spec."""
-    from attngen.backend.triton.emit import emit  # noqa: PLC0415 - not needed on a hit
-    from attngen.schedule.choose import choose  # noqa: PLC0415
-
     program = spec.program(request)
     fixed = {**spec.options, **(options or {})}
-    schedule = choose(program, request.target, fixed, short=request.short)
-    made = Specialisation(spec, request, schedule, emit(program, schedule, request.target))
+    choice = backends.choose_backend(program, request.target, fixed, short=request.short)
+    schedule: AnySchedule
+    if choice.name == "cute":
+        schedule, emitted = backends.generate_cute(program, request.target, fixed)
+    else:
+        schedule, emitted = _triton(program, request, fixed)
+    made = Specialisation(spec, request, schedule, emitted, choice.reason)
     made.__dict__["program"] = program
     return made
 
 
-def with_schedule(spec: Spec, request: Request, schedule: Schedule) -> Specialisation:
-    """The kernel file for a schedule that is known already, such as a tuned one."""
+def _triton(program: Program, request: Request, fixed: Options) -> tuple[AnySchedule, Emitted]:
     from attngen.backend.triton.emit import emit  # noqa: PLC0415 - not needed on a hit
+    from attngen.schedule.choose import choose  # noqa: PLC0415
 
-    emitted = emit(spec.program(request), schedule, request.target)
+    schedule = choose(program, request.target, fixed, short=request.short)
+    return schedule, emit(program, schedule, request.target)
+
+
+def with_schedule(spec: Spec, request: Request, schedule: AnySchedule) -> Specialisation:
+    """The kernel file for a schedule that is known already, such as a tuned one."""
+    program = spec.program(request)
+    if isinstance(schedule, CuteSchedule):
+        from attngen.backend.cute.emit import emit as emit_cute  # noqa: PLC0415 - not needed on a hit
+
+        emitted = emit_cute(program, schedule, request.target)
+    else:
+        from attngen.backend.triton.emit import emit  # noqa: PLC0415 - not needed on a hit
+
+        emitted = emit(program, schedule, request.target)
     return Specialisation(spec, request, schedule, emitted)
 
 
 def _entry(made: Specialisation) -> Entry:
     meta = emitted_meta(made.emitted)
-    meta["schedule"] = dataclasses.asdict(made.schedule)
+    meta["schedule"], meta["reason"] = dataclasses.asdict(made.schedule), made.reason
     return Entry(meta, {"source": made.emitted.source.encode()})
 
 
-def _schedule(entry: Entry) -> Schedule:
-    return Schedule(**entry.meta["schedule"])
+def _schedule(entry: Entry) -> AnySchedule:
+    return backends.stored_schedule(entry.meta["schedule"])
 
 
 def _emitted(entry: Entry) -> Emitted:
@@ -193,4 +217,6 @@ def stored_emitted(meta: Mapping[str, Any], source: bytes) -> Emitted:
         kernels=tuple(kernels),
         host=tuple(meta["host"]),
         schedule=meta["schedule_text"],
+        backend=meta["backend"],
+        aligned=tuple(meta["aligned"]),
     )

@@ -9,6 +9,7 @@ from attngen.core.dtype import Dtype
 from attngen.ir.attention import Attention, Tensor
 from attngen.ir.recurrence import Recurrence
 
+BACKENDS = ("triton", "cute")
 EIGHT_BIT = (Dtype.FP8_E4M3, Dtype.FP8_E5M2)
 
 
@@ -45,8 +46,8 @@ def _sparsity(program: Attention) -> Iterator[Diagnostic]:
 def require_backend(options: Mapping[str, str | int | bool]) -> None:
     """SpecError E407 unless the option `backend` names one that is there."""
     backend = options.get("backend", "triton")
-    if backend != "triton":
-        message = f"backend {backend!s:.40} is not built yet"
+    if backend not in BACKENDS:
+        message = f"there is no backend {backend!s:.40}; there are {', '.join(BACKENDS)}"
         raise SpecError(Diagnostic("E407", message, help="backend = triton"))
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attngen.backend.emitted import Emitted
+from attngen.core.diagnostics import SpecError
+from attngen.core.target import Target
+from attngen.runtime.backends import OF_CUTE, Choice, Options, choose_backend, generate_cute
+from attngen.runtime.backward_backend import choose_backward_backend, generate_backward
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.load import load_module
 from attngen.runtime.specialise import Request, Spec, emitted_meta, stored_emitted
@@ -17,9 +21,6 @@ if TYPE_CHECKING:
     from attngen.backend.triton.backward.program import Backward
     from attngen.ir.expr import Reduced
     from attngen.ir.program import Program
-    from attngen.schedule.backward import BackwardSchedule
-
-EVERY_KERNEL = ("loads", "loops", "precision")  # options of a spec that its backward follows too
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,17 @@ class Wiring:
 
 @dataclass
 class Training:
-    """The pair of files of one request; descriptors: whether forward, backward load with them."""
+    """The pair of files of one request.
+
+    descriptors: whether forward, backward load with them; reason: why the backward's backend.
+    """
 
     request: Request
     forward: Emitted
     backward: Emitted
     wiring: Wiring
     descriptors: tuple[bool, bool]
+    reason: str = ""
 
     @cached_property
     def forward_entry(self) -> Callable[..., tuple[Any, ...]]:
@@ -75,46 +80,45 @@ def train(spec: Spec, request: Request, cache: Cache) -> Training:
 
 
 def generate_training(spec: Spec, request: Request) -> Training:
-    """Passes, differentiation, schedules, printing."""
-    from attngen.backend.triton.backward.emit import (  # noqa: PLC0415 - not needed on a hit
-        emit_backward,
-        training_program,
-    )
+    """Passes, differentiation, backends, schedules, printing."""
+    from attngen.backend.triton.backward.emit import training_program  # noqa: PLC0415 - not on a hit
     from attngen.backend.triton.backward.program import backward_program  # noqa: PLC0415
-    from attngen.backend.triton.emit import emit  # noqa: PLC0415
     from attngen.passes.differentiate import differentiate  # noqa: PLC0415
-    from attngen.schedule.choose import choose  # noqa: PLC0415
 
     program, target = spec.program(request), request.target
     plan = differentiate(program.attention, program.online)
     backward = backward_program(program, plan)
-    kept = training_program(program, backward)
-    forward = choose(kept, target, {**spec.options, "form": "tile"})
-    schedule = _backward_schedule(program, request, spec.options)
+    choice = choose_backward_backend(backward, target, spec.options)
+    emitted, loads = generate_backward(program, plan, backward, target, spec.options, choice.name)
+    forward, forward_loads = _forward(training_program(program, backward), target, spec.options)
     return Training(
         request,
-        emit(kept, forward, target),
-        emit_backward(program, plan, schedule, target),
+        forward,
+        emitted,
         _wiring(program, backward),
-        (forward.loads == "descriptor", schedule.queries.loads == "descriptor"),
+        (forward_loads, loads),
+        choice.reason,
     )
 
 
-def _backward_schedule(
-    program: Program, request: Request, options: Mapping[str, str | int | bool]
-) -> BackwardSchedule:
-    from attngen.schedule.backward import choose_backward  # noqa: PLC0415 - see above
+def _forward(kept: Program, target: Target, options: Options) -> tuple[Emitted, bool]:
+    """The forward that keeps rows, by CuTe where it can; whether it loads by descriptors."""
+    from attngen.backend.triton.emit import emit  # noqa: PLC0415 - not needed on a hit
+    from attngen.schedule.choose import choose  # noqa: PLC0415
 
-    chosen = choose_backward(program, request.target)
-    fixed: dict[str, Any] = {name: options[name] for name in EVERY_KERNEL if name in options}
-    if any(t.packed for t in program.attention.tensors):
-        fixed.pop("loads", None)  # the schedule knows why these need pointers
-    return replace(
-        chosen,
-        rows=replace(chosen.rows, **fixed),
-        queries=replace(chosen.queries, **fixed),
-        keys=replace(chosen.keys, **fixed),
-    )
+    own = {n: x for n, x in options.items() if n != "gradients"}
+    try:
+        choice = choose_backend(kept, target, own)
+    except SpecError:  # what was asked for cannot keep these rows: Triton's forward can
+        choice = Choice("triton", "")
+        own = {n: x for n, x in own.items() if n not in ("backend", *OF_CUTE)}
+    if choice.name == "triton":
+        own = {n: x for n, x in own.items() if n not in ("backend", *OF_CUTE)}
+    if choice.name == "cute":
+        _, emitted = generate_cute(kept, target, own)
+        return emitted, True
+    forward = choose(kept, target, {**own, "form": "tile"})
+    return emit(kept, forward, target), forward.loads == "descriptor"
 
 
 def _wiring(program: Program, backward: Backward) -> Wiring:
@@ -156,6 +160,7 @@ def _entry(made: Training) -> Entry:
         "backward": emitted_meta(made.backward),
         "wiring": dataclasses.asdict(made.wiring),
         "descriptors": list(made.descriptors),
+        "reason": made.reason,
     }
     sources = {"forward": made.forward.source, "backward": made.backward.source}
     return Entry(meta, {name: text.encode() for name, text in sources.items()})
@@ -167,4 +172,4 @@ def _stored(request: Request, entry: Entry) -> Training:
     wires = {name: tuple(value) for name, value in meta["wiring"].items()}
     wires["saved"] = tuple((width, kind) for width, kind in wires["saved"])
     first, second = meta["descriptors"]
-    return Training(request, forward, backward, Wiring(**wires), (first, second))
+    return Training(request, forward, backward, Wiring(**wires), (first, second), meta["reason"])

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from attngen.core.diagnostics import AttngenError, Diagnostic, SpecError
+from attngen.runtime.backends import AnySchedule
 from attngen.runtime.bind import bind
 from attngen.runtime.kernel import Kernel
 from attngen.runtime.specialise import Request, with_schedule
 from attngen.runtime.tuned import remember
-from attngen.schedule.schedule import Schedule
 
 TOLERANCE = 1e-2  # of the root mean square: schedules differ in rounding only
 
@@ -22,7 +22,7 @@ TOLERANCE = 1e-2  # of the root mean square: schedules differ in rounding only
 class Measured:
     """One candidate: median milliseconds, or None and the reason why it cannot be used."""
 
-    schedule: Schedule
+    schedule: AnySchedule
     milliseconds: float | None
     problem: str = ""
 
@@ -30,9 +30,9 @@ class Measured:
 def tune(
     kernel: Kernel,
     tensors: Mapping[str, Any],
-    candidates: Iterable[Schedule],
+    candidates: Iterable[AnySchedule],
     done: Callable[[Measured], object] = lambda measured: None,
-) -> Schedule:
+) -> AnySchedule:
     """The fastest candidate, used by `kernel` now and by every later process on this device.
 
     A candidate that does not compile, does not fit or gives other results than the default schedule
@@ -45,7 +45,7 @@ def tune(
         raise SpecError(Diagnostic("E320", message, help="leave out --tune: no tuning is needed"))
     expected = _results(kernel, values)
     default = kernel.made(request)
-    measured: list[tuple[float, Schedule]] = []
+    measured: list[tuple[float, AnySchedule]] = []
     for schedule in candidates:
         outcome = _measure(kernel, request, schedule, values, expected)
         done(outcome)
@@ -64,7 +64,7 @@ def tune(
 def _measure(
     kernel: Kernel,
     request: Request,
-    schedule: Schedule,
+    schedule: AnySchedule,
     values: tuple[Any, ...],
     expected: tuple[torch.Tensor, ...],
 ) -> Measured:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from attngen.runtime.backends import AnySchedule, stored_schedule
 from attngen.runtime.cache import Cache, Entry
 from attngen.runtime.fingerprint import digest, toolchain
 from attngen.runtime.settings import gpu_present
-from attngen.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from attngen.runtime.specialise import Request, Spec
 
 
-def tuned(spec: Spec, request: Request, cache: Cache, device: str | None = None) -> Schedule | None:
+def tuned(
+    spec: Spec, request: Request, cache: Cache, device: str | None = None
+) -> AnySchedule | None:
     """What a search found, if any; device: name of the GPU, by default the current one."""
     if request.target.family == "interpreter":
         return None
     entry = cache.get(tuned_key(spec, request, device or device_name()))
-    return None if entry is None else Schedule(**entry.meta["schedule"])
+    return None if entry is None else stored_schedule(entry.meta["schedule"])
 
 
 def remember(
-    spec: Spec, request: Request, cache: Cache, schedule: Schedule, milliseconds: float
+    spec: Spec, request: Request, cache: Cache, schedule: AnySchedule, milliseconds: float
 ) -> None:
     """Keep the result of a search on the current GPU."""
     entry = Entry({"schedule": dataclasses.asdict(schedule), "milliseconds": milliseconds})

@@ -58,14 +58,23 @@ def measure(row: Row, columns: list[System], rounds: int, backward: bool) -> dic
     return cells
 
 
+class LostContextError(Exception):
+    """A system left the GPU's context unusable: nothing more can be measured in this process."""
+
+
 def _guarded(cell: Cell, act: Callable[[], None]) -> None:
+    """LostContextError if not even an empty queue can be awaited after a failure."""
     try:
         act()
         torch.cuda.synchronize()
     except Exception as error:  # a peer may raise anything
         words = " ".join(f"{type(error).__name__}: {error}".split())
         cell.note = cell.note or words[:160].replace("|", "/")
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        except Exception:
+            raise LostContextError(cell.note) from error
 
 
 def _prepare(system, row, values, truth, seed, cell, calls, backward) -> None:

@@ -1,5 +1,7 @@
 """Calls like an earlier one are recognised, and only those: each change has to be seen."""
 
+import types
+
 import pytest
 import torch
 from torch.nn.attention.flex_attention import and_masks
@@ -201,6 +203,83 @@ def test_what_is_unusual_takes_the_long_way(long_way):
         right(mask_mod=looked_up)
     assert len(long_way) == 5
     right(mask_mod=and_masks(causal, window(4)))
+
+
+SETTINGS = types.ModuleType("settings")
+
+
+class Base:
+    width = 3
+
+
+class Config(Base):
+    deep = SETTINGS
+
+
+class Slotted:
+    __slots__ = ("width",)
+
+
+class Called(Base):
+    def __call__(self, b, h, q_idx, kv_idx):
+        return self.inside(q_idx - kv_idx) & (kv_idx - q_idx < WIDTH)
+
+    def inside(self, distance):
+        return distance < self.reach
+
+    @property
+    def reach(self):
+        return self.width + Config.deep.extra
+
+
+def in_module(b, h, q_idx, kv_idx):
+    return q_idx - kv_idx < SETTINGS.width
+
+
+def in_class(b, h, q_idx, kv_idx):
+    return q_idx - kv_idx < Config.width
+
+
+def in_module_of_class(b, h, q_idx, kv_idx):
+    return q_idx - kv_idx < Config.deep.width
+
+
+SLOTTED = Slotted()
+
+
+def in_slot(b, h, q_idx, kv_idx):
+    return q_idx - kv_idx < SLOTTED.width
+
+
+ATTRIBUTES = {
+    "module": (in_module, SETTINGS, "width"),
+    "class": (in_class, Base, "width"),
+    "module of a class": (in_module_of_class, SETTINGS, "width"),
+    "slot": (in_slot, SLOTTED, "width"),
+    "class of what is called": (Called(), Base, "width"),
+    "module behind a property": (Called(), SETTINGS, "extra"),
+    "method": (Called().__call__, Base, "width"),
+}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_attributes_of_modules_classes_and_slots(name, monkeypatch):
+    mod, owner, attribute = ATTRIBUTES[name]
+    monkeypatch.setattr(SETTINGS, "extra", 1, raising=False)
+    monkeypatch.setattr(Base, "width", 3)
+    found = []
+    for value in (2, 6, 2, 4):
+        setattr(owner, attribute, value)
+        found.append(right(mask_mod=mod))
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
+def test_what_is_called_reads_its_module(monkeypatch):
+    monkeypatch.setattr(SETTINGS, "extra", 1, raising=False)
+    for value in (2, 5):
+        monkeypatch.setitem(globals(), "WIDTH", value)
+        right(mask_mod=Called())
 
 
 def test_a_variable_that_is_unbound_again():

@@ -17,10 +17,12 @@ from pathlib import Path
 
 SITE, LIBRARY = sys.argv[1:]
 sys.path.append(SITE)
+sys.path.append(str(Path(__file__).parent))
 
 import acme_kernels as acme  # noqa: E402 - after the path
 import torch  # noqa: E402
 from acme_kernels._launcher import arguments, driver, manifest, package, ready  # noqa: E402
+from clean_record import Record  # noqa: E402
 
 driver.CUDA_LIBRARY = LIBRARY
 arguments.DEVICES = ("cpu",)  # tensors of a GPU cannot be made here
@@ -30,19 +32,6 @@ H100 = (9, 0, 232448)
 ROOT = Path(acme.__file__).parent
 MANIFEST = json.loads((ROOT / "manifest.json").read_text())
 SIZES = {"i32": 4, "fp32": 4, "i64": 8}
-
-
-class Record(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char * 128),
-        ("grid", ctypes.c_uint * 3),
-        ("block", ctypes.c_uint * 3),
-        ("shared", ctypes.c_uint),
-        ("count", ctypes.c_uint),
-        ("stream", ctypes.c_ulonglong),
-        ("data", ctypes.c_ubyte * 4096),
-        ("bytes", ctypes.c_int),
-    )
 
 
 fake.fake_record.restype = ctypes.POINTER(Record)
@@ -141,6 +130,19 @@ def check_few_queries_take_the_decode_kernels():
     _, found = records(lambda: acme.gemma2(q, k, v))
     assert names(found) == ["gemma2_split", "gemma2_merge"]
     assert found[1].grid[0] == 2 * 4 * 2
+
+
+def check_packed_sequences_decode_by_their_means():
+    q = torch.randn(3, 4, 128).to(torch.bfloat16)
+    k, v = (torch.randn(1000, 2, 128).to(torch.bfloat16) for _ in range(2))
+    of_q, of_k = (torch.tensor(x, dtype=torch.int32) for x in ([0, 1, 3], [0, 400, 1000]))
+    _, found = records(lambda: acme.varlen(q, k, v, of_q, of_k))
+    assert names(found) == ["varlen_split", "varlen_merge"]
+    assert found[1].count == 1  # launched while its predecessor ends
+    of_k[1], k, v = 40, k[:300].contiguous(), v[:300].contiguous()
+    of_k[2] = 300
+    _, found = records(lambda: acme.varlen(q, k, v, of_q, of_k))
+    assert names(found) == ["varlen_forward"]
 
 
 def check_gradients_launch_the_backward():

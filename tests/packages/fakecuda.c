@@ -87,3 +87,13 @@ int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *address, co
   encodes++;
   return 0;
 }
+
+/* as much of libamdhip64 */
+int hipInit(unsigned flags) { return 0; }
+int hipModuleLoadData(void **module, const void *image) { return cuModuleLoadData(module, image); }
+int hipModuleGetFunction(void **function, void *module, const char *name) { return cuModuleGetFunction(function, module, name); }
+int hipModuleLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                          unsigned shared, void *stream, void **parameters, void **extra) {
+  struct config config = {{gx, gy, gz}, {bx, by, bz}, shared, stream, 0, 0};
+  return cuLaunchKernelEx(&config, function, parameters, extra);
+}

@@ -14,6 +14,13 @@ from typing import Any
 
 import torch
 
+DTYPES = {
+    "float32": torch.float32,
+    "int8": torch.int8,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "bool": torch.bool,
+}
 MOST = 768  # elements kept of a result
 STEP = 1000003  # a prime: the elements kept are spread over the result
 LEVELS, SCALE = 128, 32  # of a stream: multiples of 1/32 from -2 to 2, exact in every dtype
@@ -41,7 +48,7 @@ class Answers:
 
     def tensor(self, entry: dict[str, Any]) -> torch.Tensor:
         """Numbers of the file as a tensor."""
-        dtype = getattr(torch, entry["dtype"])
+        dtype = DTYPES[entry["dtype"]]
         count = 1
         for size in entry["shape"]:
             count *= size

@@ -244,8 +244,9 @@ class Kernel:
 
     def _form(self, variant: dict[str, Any], facts: Facts) -> str:
         limits = self.spec["decode"]
-        few = facts.q_len <= limits["queries"] and facts.kv_len >= max(
-            limits["keys"], limits["ratio"] * facts.q_len
+        each = facts.batch if limits["per_sequence"] else 1
+        few = facts.q_len <= limits["queries"] * each and facts.kv_len >= max(
+            limits["keys"] * each, limits["ratio"] * facts.q_len
         )
         return "decode" if few and "decode" in variant["programs"] else "forward"
 

@@ -22,6 +22,13 @@ from .values import array, names, number
 ALIGNMENT = 16  # bytes: of addresses, and in elements of the strides that kernels count on
 ARENA = 256  # bytes: where each array of the scratch memory may begin
 MOST_X, MOST_Y = 2**31 - 1, 65535
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+}
 _PACK = {"i32": "<i", "i64": "<q", "fp32": "<f", "fp64": "<d", "i1": "<b", "i8": "<b"}
 
 
@@ -161,7 +168,7 @@ class Preparation:
         sizes = like.shape
         if shape is not None:
             sizes = tuple(number(s, self.known, self.shapes) for s in shape)
-        made = Shape.new(sizes, getattr(torch, dtype) if dtype else like.dtype)
+        made = Shape.new(sizes, DTYPES[dtype] if dtype else like.dtype)
         self.shapes[name] = made
         if name in self._read or zero:
             self.places[name] = len(self.arguments) + len(self.made)

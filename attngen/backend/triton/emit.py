@@ -209,7 +209,7 @@ class _SplitFile(_File):
                 merge_parameters,
                 MERGE_WARPS,
                 MERGE_STAGES,
-                self.schedule.max_registers,
+                dependent=self.target.dependent_launch,
             ),
         )
         return self._emitted(source, host, devices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import ClassVar, assert_never
 
 from attngen.ir.index import (
     All,
@@ -49,6 +49,13 @@ class IndexPrinter:
     search: Callable[[FirstGe], str | None]
     helpers: set[str] = field(default_factory=set)
 
+    # how the language spells what is no operator
+    minimum: ClassVar[str] = "tl.minimum"
+    maximum: ClassVar[str] = "tl.maximum"
+    where: ClassVar[str] = "tl.where"
+    floor_div: ClassVar[str] = "floor_div"
+    floor_mod: ClassVar[str] = "floor_mod"
+
     def text(self, p: Poly, tight: bool = False) -> str:
         """A sum; `tight` wraps it so that it can be a factor."""
         if not p.terms:
@@ -74,13 +81,14 @@ class IndexPrinter:
                     return self._variable(tensor)
                 return self.element(term, tuple(self.text(i, True) for i in index))
             case FloorDiv(num=num, den=den) | Modulo(num=num, den=den):
-                name = "floor_div" if isinstance(term, FloorDiv) else "floor_mod"
+                name = self.floor_div if isinstance(term, FloorDiv) else self.floor_mod
                 self.helpers.add(name)
                 return f"{name}({self.text(num)}, {self.text(den)})"
             case Extreme(kind=kind, args=args):
-                return _nest(f"tl.{kind}imum", [self.text(a) for a in args])
+                function = self.minimum if kind == "min" else self.maximum
+                return _nest(function, [self.text(a) for a in args])
             case Pick(condition=condition, yes=yes, no=no):
-                return f"tl.where({self.formula(condition)}, {self.text(yes)}, {self.text(no)})"
+                return f"{self.where}({self.formula(condition)}, {self.text(yes)}, {self.text(no)})"
             case FirstGe():
                 return self._first_ge(term)
             case TileExtreme():

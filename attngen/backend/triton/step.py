@@ -151,7 +151,7 @@ def _place_live(binder: Binder, step: Step, mask: Expr | None) -> None:
     A key that no query keeps may hold anything: its row is put to zero before the product, where
     NaN would survive its weight of zero. (Past the end of the keys the loads give zeros.)
     """
-    conditions = [c for c in _conjuncts(mask) if binder.printer.frame.shape(c) == COLUMN]
+    conditions = [c for c in conjuncts(mask) if binder.printer.frame.shape(c) == COLUMN]
     if not conditions:
         return
     before = len(binder.sections[COLUMN])
@@ -163,9 +163,10 @@ def _place_live(binder: Binder, step: Step, mask: Expr | None) -> None:
     step.live = " & ".join(binder.printer.text(c, level) for c in conditions)
 
 
-def _conjuncts(mask: Expr | None) -> list[Expr]:
+def conjuncts(mask: Expr | None) -> list[Expr]:
+    """The conditions that must all hold."""
     if isinstance(mask, Binary) and mask.op == "and":
-        return [*_conjuncts(mask.a), *_conjuncts(mask.b)]
+        return [*conjuncts(mask.a), *conjuncts(mask.b)]
     return [] if mask is None else [mask]
 
 

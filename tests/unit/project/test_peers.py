@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "bench"))
 
-from rivals import report  # noqa: E402
-from rivals.clocks import Cell  # noqa: E402
+import peers  # noqa: E402
+from rivals import clocks, report  # noqa: E402
+from rivals.clocks import Cell, LostContextError  # noqa: E402
 from rivals.formulas import dense, intervals, mask_mod  # noqa: E402
 from rivals.rows import Row, all_rows, inputs  # noqa: E402
 from rivals.systems import systems  # noqa: E402
@@ -129,3 +131,45 @@ def test_runs_are_merged_into_one_report(tmp_path):
     assert text.count("| causal d128 S2048 |") == 2 + 2 + 2 * 3  # forward, backward, details
     assert out.with_suffix(".png").stat().st_size > 0
     assert json.loads((tmp_path / "0.json").read_text())["results"][0]["row"]
+
+
+def failing(*_args):
+    raise RuntimeError("an illegal memory access was encountered")
+
+
+def test_a_failure_costs_a_cell_and_a_lost_context_is_told_from_it(monkeypatch):
+    cell = Cell()
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    clocks._guarded(cell, failing)
+    assert "illegal" in cell.note
+    monkeypatch.setattr(torch.cuda, "synchronize", failing)
+    with pytest.raises(LostContextError, match="illegal"):
+        clocks._guarded(Cell(), lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("error", "rows"), [(RuntimeError("out of memory"), 3), (LostContextError("x"), 1)]
+)
+def test_what_was_measured_before_a_failure_is_kept(monkeypatch, tmp_path, error, rows):
+    """Row 2 fails: alone, or with every row behind it."""
+    seen = []
+
+    def measure(row, *_):
+        seen.append(row)
+        if len(seen) == 2:
+            raise error
+        return {"FA4": Cell(forward=1.0)}
+
+    monkeypatch.setattr(clocks, "measure", measure)
+    monkeypatch.setattr(peers, "all_rows", lambda: list(KINDS.values())[:3])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
+    kept = tmp_path / "kept.json"
+    options = SimpleNamespace(rows="", seconds=9e9, rounds=1, forward=True, json=kept)
+    results = peers.run(options, ["FA4"])
+    assert len(results) == rows
+    assert results[0]["cells"]["FA4"]["forward"] == 1.0
+    assert report.load(kept)[1] == results
+    if rows == 3:
+        assert "out of memory" in report.markdown(results, ["FA4"], OURS, "")

@@ -87,6 +87,15 @@ def test_a_description_names_every_figure():
     assert "2 exp2 beside a product, 1 behind it" in words
 
 
+def test_tensor_memory_is_described_in_place_of_loops():
+    body = ["UTCHMMA gdesc[UR6], tmem[UR15], UPT", "LDTM.x32 R4, tmem[UR5]", *BODY[3:6], BODY[9]]
+    report = one([*body, "STTM.x16 tmem[UR12], R52"])
+    assert (report.products, report.tensor_memory) == (1, 2)
+    words = report.describe()
+    assert words.endswith("2 accesses of tensor memory")
+    assert "loop" not in words
+
+
 def test_several_kernels_and_one_without_usage():
     both = text(BODY) + text(BODY).replace("kernel_one", "kernel_two")
     first, second = read(both, USAGE)

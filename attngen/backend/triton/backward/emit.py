@@ -47,7 +47,7 @@ def emit_backward(
     back and the gradients of the results (`Backward.given`), and returns the gradients of
     `plan.tensors` in order.
     """
-    return _File(program, plan, schedule, target).emitted()
+    return BackwardFile(program, plan, schedule, target).emitted()
 
 
 def training_program(program: Program, backward: Backward) -> Program:
@@ -74,7 +74,11 @@ class Part:
     grid: Value
 
 
-class _File:
+class BackwardFile:
+    """The file of a backward being printed; pad: numbers per query come in multiples of it."""
+
+    pad = 64
+
     def __init__(
         self, program: Program, plan: BackwardPlan, schedule: BackwardSchedule, target: Target
     ) -> None:
@@ -85,6 +89,7 @@ class _File:
         self.cuts = backward_layout(self.backward)
 
     def emitted(self) -> Emitted:
+        """The file."""
         parts = self._parts()
         for g in self.backward.gradients:
             if g.place == "heads":
@@ -92,13 +97,13 @@ class _File:
         context = parts[-1].context
         host: list[Step] = [
             *context.sizes.steps,
-            *self._made(),
+            *self.made_steps(),
             *self.ledger.allocations,
-            *(step for p in parts for step in self._launch(p)),
+            *(step for p in parts for step in self.launch_steps(p)),
             *self.ledger.finishing,
-            self._returned(),
+            self.returned(),
         ]
-        devices = tuple(self._device(p) for p in parts)
+        devices = tuple(self.device(p) for p in parts)
         arguments = [t.name for t in self.program.attention.tensors if t.view is None]
         arguments += self.backward.given
         source = self._render(parts, host, arguments)
@@ -131,14 +136,14 @@ class _File:
                 ),
                 stages=[stage_piece(p.stage) for p in parts if p.stage is not None],
                 block_k="keys or queries",
-                kernels=[self._kernel(p) for p in parts],
+                kernels=[self.kernel_text(p) for p in parts],
                 host_signature=call(f"def {self.entry}", arguments, ":"),
                 host_lines=host_lines(host),
             )
         )
 
     def _parts(self) -> list[Part]:
-        rows = self._rows()
+        rows = self.rows_part()
         own = (self.target, self.entry, self.cuts)
         queries = QueriesKernel(self.backward, self.schedule.queries, *own)
         keys = KeysKernel(self.backward, self.schedule.keys, *own)
@@ -148,8 +153,9 @@ class _File:
         ]
         return [rows, *loops] if rows is not None else loops
 
-    def _rows(self) -> Part | None:
-        kernel = RowsKernel(self.backward, self.schedule.rows, self.target, self.entry, self.cuts)
+    def rows_part(self) -> Part | None:
+        """The rows kernel, if there is anything for it to do."""
+        kernel = self.make_rows()
         kernel.stores.ledger = self.ledger
         if not kernel.needed:
             return None
@@ -157,6 +163,10 @@ class _File:
         doc = "What the loops need per query: rows of one tile of queries of one head."
         grid = self._query_grid(kernel)
         return Part(kernel, f"{self.entry}_rows", doc, None, body, parameters, grid)
+
+    def make_rows(self) -> RowsKernel:
+        """The kernel that prints the rows."""
+        return RowsKernel(self.backward, self.schedule.rows, self.target, self.entry, self.cuts)
 
     def _tiles(
         self,
@@ -184,7 +194,8 @@ class _File:
             k.parameters.add(slots, "i32", tiles)
         return product([tiles, k.programs])
 
-    def _made(self) -> list[Step]:
+    def made_steps(self) -> list[Step]:
+        """Arrays that the rows kernel fills."""
         attention = self.backward.program.attention
         host = sizes(attention)
         counts = {"batch": host.batch, "head": host.heads, "position": host.q_len}
@@ -192,7 +203,7 @@ class _File:
         steps: list[Step] = []
         padded = self.backward.numbers
         if padded:  # rows of a multiple of 16 bytes, so that descriptors can hold them
-            steps.append(Let("padded", cdiv(host.q_len, 64) * 64))
+            steps.append(Let("padded", cdiv(host.q_len, self.pad) * self.pad))
         for name in (*self.backward.made.values(), *self.backward.norms.values()):
             t = attention.tensor(name)
             shape = [counts[a.role] if a.role in counts else value(a.size or 0) for a in t.axes]
@@ -200,7 +211,8 @@ class _File:
             steps.append(Allocate(name, first, tuple(shape), TORCH[t.dtype]))
         return steps
 
-    def _returned(self) -> Return:
+    def returned(self) -> Return:
+        """The gradients, in order."""
         values: list[Value | Zeros] = []
         for tensor in self.backward.plan.tensors:
             parts = self.ledger.parts.get(tensor)
@@ -212,16 +224,19 @@ class _File:
                 values.append(functools.reduce(Value.__add__, parts))
         return Return(tuple(values))
 
-    def _launch(self, p: Part) -> list[Step]:
+    def launch_steps(self, p: Part) -> list[Step]:
+        """The launch of one kernel and what comes before it."""
         k, steps = p.context, list[Step]()
         if "heads_in_l2" in p.parameters:
             steps += [Let("programs", k.programs), share_of_cache(variable("programs"))]
         options = [f"num_warps={k.schedule.warps}", f"num_stages={k.schedule.stages}"]
         return [*steps, launch(p.name, (p.grid,), k.parameters, p.parameters, options)]
 
-    def _kernel(self, p: Part) -> dict[str, str]:
+    def kernel_text(self, p: Part) -> dict[str, str]:
+        """A kernel as the template takes it."""
         return kernel_piece(p.name, p.doc, p.body, p.context.parameters, p.parameters)
 
-    def _device(self, p: Part) -> DeviceKernel:
+    def device(self, p: Part) -> DeviceKernel:
+        """A kernel as `triton.compile` takes it."""
         schedule, table = p.context.schedule, p.context.parameters
         return device_kernel(p.name, table, p.parameters, schedule.warps, schedule.stages)

@@ -88,15 +88,27 @@ class RowsKernel(BackwardContext):
         """A normaliser in log2 units; infinite on rows without keys: no weight comes back."""
         self.binder.count(norm)
         self.binder.place(norm, ROW)
-        text = self.printer.text(norm)
-        scaled = self.printer.text(build.mul(build.const(LOG2E), norm))
+        text, scaled = self.norm_texts(norm)
         cells, mask = self.inputs.cells(
             self.attention.tensor(name), self.backward.number(name), self.printer
         )
         own = self.names.take(name)
         live = f'{text} > float("-inf")'
-        line = f'{own} = tl.where({live}, {scaled}, float("inf"))'
-        return self._flush([line, f"tl.store({cells}, {own}, mask={mask})"])
+        infinite = 'float("inf")'
+        line = f"{own} = {self.at_padding(live, scaled, infinite)}"
+        return self._flush([line, f"tl.store({cells}, {own}{self.where(mask)})"])
+
+    def norm_texts(self, norm: Expr) -> tuple[str, str]:
+        """(the normaliser, what is stored of it)."""
+        return self.printer.text(norm), self.printer.text(build.mul(build.const(LOG2E), norm))
+
+    def at_padding(self, condition: str, text: str, other: str) -> str:
+        """A number where the condition holds; what is stored for queries that do not exist."""
+        return f"tl.where({condition}, {text}, {other})" if condition else text
+
+    def where(self, mask: str) -> str:
+        """The end of a store of numbers."""
+        return f", mask={mask}"
 
     def _number(self, d: Definition, t: Tensor) -> list[str]:
         own = self.names.take(t.name)
@@ -105,4 +117,5 @@ class RowsKernel(BackwardContext):
         text = self.printer.text(d.value)
         cells, mask = self.inputs.cells(t, load, self.printer)
         self.printer.bound[load] = own
-        return self._flush([f"{own} = {text}", f"tl.store({cells}, {own}, mask={mask})"])
+        line = f"{own} = {self.at_padding('', text, '0.0')}"
+        return self._flush([line, f"tl.store({cells}, {own}{self.where(mask)})"])

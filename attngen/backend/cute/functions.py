@@ -1,0 +1,309 @@
+"""The functions of a generated file: bounds, limits, score, mask, and what a row ends with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from attngen.backend.cute.body import Function, Hoisted, statements
+from attngen.backend.cute.printer import NoScalarForm, PairPrinter, TilePrinter
+from attngen.backend.cute.shape import Shape
+from attngen.backend.cute.split import ANCHOR
+from attngen.backend.triton.names import Names
+from attngen.backend.triton.printer import ADD, LN2, LOG2E
+from attngen.ir import build
+from attngen.ir import index as ix
+from attngen.ir.expr import Binary, Expr, Reduced, Row, Side, children
+from attngen.ir.program import Program
+from attngen.ir.walk import walk
+from attngen.passes.score import distance_of
+
+AT = frozenset(
+    "b h h_kv row0 row1 q_len kv_len heads grid row key position with_values batch".split()
+)
+
+
+class Library:
+    """The functions of a file, each once: kernels of one file share what they have in common."""
+
+    def __init__(self, taken: frozenset[str]) -> None:
+        self.functions: list[Function] = []
+        self._taken = set(taken)
+
+    def add(self, function: Function) -> str:
+        """The name of this function in the file."""
+        for f in self.functions:
+            same = f.wish == function.name and f.head.partition("(")[2] == function.parameters
+            if same and f.lines == function.lines:
+                return f.name
+        name, count = function.name, 1
+        while name in self._taken:
+            count += 1
+            name = f"{function.name}_{count}"
+        self._taken.add(name)
+        head = f"{name}({function.parameters}"
+        self.functions.append(replace(function, head=head, wish=function.name))
+        return name
+
+
+class Functions:
+    """Prints the functions of one program.
+
+    library: functions of the file; hooks: name in the file of each function of this program;
+    attributes: name of each tensor at `at`.
+    """
+
+    def __init__(self, program: Program, shape: Shape, library: Library) -> None:
+        self.program, self.shape, self.library = program, shape, library
+        self.hooks: dict[str, str] = {}
+        self.names = Names(AT)
+        self.attributes = {
+            t.name: self.names.take(t.name) for t in program.attention.tensors if t.view is None
+        }
+        for name, _ in program.online.outputs:
+            self.attributes[name] = self.names.take(name)
+        self.printer = PairPrinter(program.attention, self.attributes)
+        self.printer.bound[ANCHOR] = "at.row0"
+        self.printer.bound[shape.split.dot] = "s"
+        self.hoisted = Hoisted(self.printer, self.names)
+        self.numbers: list[str] = []
+        self.rows: list[tuple[str, str]] = []
+        self.row_streams: dict[Row, str] = {}
+        self._inverses: dict[tuple[Expr, ...], str] = {}
+        self._runs: dict[str, str] = {}
+        self.near: tuple[int, int] | None = None
+        self._limits()
+        self._tiles()
+        doc = "Sorted elements; the mask follows runs of equal ones."
+        self.runs = [
+            (name, self._add(f"{name[:-5]}_row(at)", doc, [f"return {text}"]))
+            for name, text in self._runs.items()
+        ]
+        self._score()
+        self._finish()
+        self._hoists()
+
+    @property
+    def read(self) -> frozenset[str]:
+        """Attributes of `at` that the functions of this program read."""
+        used = {*self.hooks.values()}
+        text = "\n".join(x for f in self.library.functions if f.name in used for x in f.lines)
+        return frozenset(re.findall(r"\bat\.(\w+)", text))
+
+    def _add(self, head: str, doc: str, lines: Sequence[str]) -> str:
+        """A function of the file; its name there."""
+        name = self.library.add(Function(head, doc, tuple(lines)))
+        self.hooks[head.partition("(")[0]] = name
+        return name
+
+    # ---- bounds and limits ----------------------------------------------------------------------
+    def _limits(self) -> None:
+        """Limits of a row where the mask is one range per row, else the mask of a pair."""
+        plan, mask = self.program.mask, self.program.online.mask
+        if mask is None:
+            return
+        way = plan.forward
+        if len(way.row) == 1 and not way.leftovers:
+            printer = TilePrinter(self.program.attention, self.attributes, "q_idx", self._runs)
+            try:
+                low, high = printer.text(way.row[0].lo), printer.text(way.row[0].hi)
+            except NoScalarForm:
+                pass
+            else:
+                if way.row[0].lo.constant != 0:
+                    self._add(
+                        "first_key(at, q_idx)", "The first key a query keeps.", [f"return {low}"]
+                    )
+                if way.row[0].hi is not ix.var("kv_len"):
+                    self._add(
+                        "end_key(at, q_idx)",
+                        "The key after the last a query keeps.",
+                        [f"return {high}"],
+                    )
+                return
+        self.hoisted.hoist(mask)
+        lines, (text,) = statements(self.printer, Names(AT), mask)
+        self._add(
+            "keep(at, q_idx, kv_idx)", "Whether the mask keeps a pair.", [*lines, f"return {text}"]
+        )
+
+    def _tiles(self) -> None:
+        way = self.program.mask.forward
+        printer = TilePrinter(self.program.attention, self.attributes, None, self._runs)
+        outer = way.outer[0] if way.outer else None
+        low = "0" if outer is None else printer.text(outer.lo)
+        high = "0" if outer is None else printer.text(outer.hi)
+        lines = [f"lo, hi = {low}, {high}"]
+        if way.full:
+            full = way.full[0]
+            lines.append(f"return lo, hi, {printer.text(full.lo)}, {printer.text(full.hi)}")
+        else:
+            lines.append("return lo, hi, 0, 0")
+        self._add(
+            "tiles(at)",
+            "Keys lo..hi are visited; every query keeps those of the second range.",
+            lines,
+        )
+
+    # ---- score ----------------------------------------------------------------------------------
+    def _score(self) -> None:
+        parts = self.shape.split
+        for e in (parts.slope, parts.column, parts.diagonal, parts.core, parts.rest):
+            if e is not None:
+                self.hoisted.hoist(e)
+        if parts.slope is not None:
+            self._value("slope(at)", "What a score grows by per key, log2 units.", parts.slope)
+        if parts.column is not None:
+            self._value("column(at, kv_idx)", "Terms of the key alone.", parts.column)
+        if parts.diagonal is not None:
+            self._value(
+                "diagonal(at, q_idx, kv_idx)",
+                "Terms of kv_idx - q_idx alone: once per diagonal.",
+                parts.diagonal,
+            )
+        if parts.plain:
+            return
+        self._distance()
+        roots = [e for e in (parts.core, parts.rest) if e is not None]
+        lines, texts = statements(self.printer, Names(AT), *roots)
+        core, rest = texts[0], texts[1:]
+        if rest:  # by itself: terms of large numbers that cancel are added first
+            lines.append(f"rest = {rest[0]}")
+            rest = ["rest"]
+        text = " + ".join([core, *rest, *(n for n in parts.terms if n != "rest")])
+        doc = "The score of a pair from its product s, without terms of the row; log2 units"
+        doc += "." if parts.scale == 1.0 else f" over {parts.scale!r}."
+        self._add("score(at, s, column, diagonal, q_idx, kv_idx)", doc, [*lines, f"return {text}"])
+
+    def _distance(self) -> None:
+        """Far from the diagonal a clamped table is one number, which needs no work per score."""
+        parts = self.shape.split
+        found = None if parts.diagonal is None else distance_of(parts.diagonal)
+        if found is None or parts.terms != ("diagonal",) or parts.core is not parts.dot:
+            return
+        self.near = (found[1], found[2])
+        self._value(
+            "distance(at, q_idx, kv_idx)", "What the terms of the diagonal depend on.", found[0]
+        )
+
+    def _value(self, head: str, doc: str, e: Expr) -> None:
+        lines, (text,) = statements(self.printer, Names(AT), e)
+        self._add(head, doc, [*lines, f"return {text}"])
+
+    # ---- after the loop -------------------------------------------------------------------------
+    def _finish(self) -> None:
+        """lse, normalisers, and every result that is a number; then the results that are rows."""
+        outputs = self.program.online.outputs
+        lines, printer = [], self.printer
+        reduced = [x for x in walk(*(e for _, e in outputs)) if isinstance(x, Reduced)]
+        if any(x.what == "lse" for e in outputs for x in _numbers(e[1])):
+            lse = next(x for x in reduced if x.what == "lse")
+            row = self.shape.split.row
+            shift = "" if row is None else f" + {printer.text(row, ADD)}"
+            lines.append(f"lse = (m + ops.log2(l)) * {LN2}{shift}")
+            printer.bound[lse] = "lse"
+        for x in reduced:
+            if x.what == "moment":
+                lines += self._inverse(printer, x)
+        stored = []
+        for name, e in outputs:
+            if e.feature is None:
+                more, (text,) = statements(printer, Names(AT), e)
+                lines += more
+                stored.append(text)
+                self.numbers.append(name)
+        values = list(dict.fromkeys(self._inverses.values()))
+        row_functions = self._row_functions(printer, values)
+        passed, kept = _items(values), _items(stored)
+        self._add(
+            "finish(at, q_idx, m, l)",
+            "After the last key: l sums 2**(score - m). What its rows need; numbers stored.",
+            [*lines, f"return ({passed}), ({kept})"],
+        )
+        self.rows = [(n, self._add(f.head, f.doc, f.lines)) for n, f in row_functions]
+
+    def _inverse(self, printer: PairPrinter, moment: Reduced) -> list[str]:
+        """Name 1 / normaliser of a moment."""
+        if moment.norms in self._inverses:
+            return []
+        name = "inverse" if not self._inverses else f"inverse_{len(self._inverses) + 1}"
+        self._inverses[moment.norms] = name
+        lines, totals = [], []
+        for norm in moment.norms:
+            total = "l"
+            if isinstance(norm, Binary):
+                sink = build.mul(build.const(LOG2E), norm.b)
+                row = self.shape.split.row
+                if row is not None:
+                    sink = build.sub(sink, build.mul(build.const(LOG2E), row))
+                total = f"l + ops.exp2({printer.text(sink, ADD)} - m)"
+                lines.append(f"total = {total}")
+                total = "total"
+            totals.append(total)
+        one = " * ".join(totals)
+        safe = (
+            one
+            if any(isinstance(n, Binary) for n in moment.norms)
+            else (f"ops.select({one} == 0.0, 1.0, {one})")
+        )
+        note = "" if safe == one else "  # a row without keys gives 0"
+        lines.append(f"{name} = ops.rcp({safe}){note}")
+        return lines
+
+    def _row_functions(self, printer: PairPrinter, values: list[str]) -> list[tuple[str, Function]]:
+        """(result, function of one element) of the results that are rows."""
+        out: list[tuple[str, Function]] = []
+        streams: dict[Row, str] = {}
+        for _, e in self.program.online.outputs:
+            for x in walk(e):
+                if e.feature is not None and isinstance(x, Row) and x.side is Side.QUERY:
+                    streams.setdefault(x, self.names.take(f"{x.tensor}_row"))
+        self.row_streams = streams
+        for name, e in self.program.online.outputs:
+            if e.feature is None:
+                continue
+            bound: dict[Expr, str] = {
+                x: self._moment(x) for x in walk(e) if isinstance(x, Reduced) and x.width
+            }
+            printer.bound.update(bound)
+            printer.bound.update({x: name for x, name in streams.items()})
+            self.hoisted.hoist(e)
+            lines, (text,) = statements(printer, Names(AT), e)
+            unpack = f"{', '.join(values)}{',' if len(values) == 1 else ''} = row"
+            head = f"{name}_element({', '.join(['at', 'row', 'acc', *streams.values()])})"
+            doc = f"One element of {name}, from its sum over the keys."
+            out.append((name, Function(head, doc, (unpack, *lines, f"return {text}"))))
+        return out
+
+    def _moment(self, x: Reduced) -> str:
+        return f"acc * {self._inverses[x.norms]}"
+
+    # ---- hoisted --------------------------------------------------------------------------------
+    def _hoists(self) -> None:
+        for name, values in (("per_tile", self.hoisted.tile), ("per_row", self.hoisted.row)):
+            if values:
+                head = f"{name}(at)" if name == "per_tile" else f"{name}(at, q_idx)"
+                doc = f"Values that are the same for a whole {name[4:]}."
+                items = ", ".join(f'"{n}": {text}' for n, text in values.items())
+                self._add(head, doc, [f"return {{{items}}}"])
+
+
+def _numbers(e: Expr) -> list[Reduced]:
+    """Reduced values an expression reads as numbers (not only as the normaliser of a moment)."""
+    out: list[Reduced] = []
+
+    def visit(x: Expr) -> None:
+        if isinstance(x, Reduced):
+            out.append(x)
+            return
+        for child in children(x):
+            visit(child)
+
+    visit(e)
+    return out
+
+
+def _items(texts: Sequence[str]) -> str:
+    """What stands between the brackets of a tuple."""
+    return f"{texts[0]}," if len(texts) == 1 else ", ".join(texts)

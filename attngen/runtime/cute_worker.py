@@ -1,0 +1,112 @@
+"""Compiles a CuTe kernel file in a process of its own: `python -m attngen.runtime.cute_worker`.
+
+Reads one JSON request from standard input and writes one JSON answer to standard output; the
+architecture and what the compiler keeps are fixed by environment variables read at its import.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from attngen.backend.emitted import Emitted
+from attngen.cutelib.backward.plan import BackwardPlan
+from attngen.cutelib.launch import Forward, trace
+from attngen.cutelib.plan import Plan
+from attngen.runtime.load import load_module
+from attngen.schedule.cute import CuteSchedule, shared
+from attngen.schedule.cute_blackwell import shared as shared_of_blackwell
+
+
+def main() -> int:
+    """Answer one request: {"source"} -> {"binaries"} or {"error"}."""
+    request = json.load(sys.stdin)
+    answer: dict[str, Any]
+    try:
+        answer = {"binaries": binaries(request["source"])}
+    except Exception as error:  # the compiler raises many kinds
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    json.dump(answer, sys.stdout)
+    return 0
+
+
+def binaries(source: str) -> list[dict[str, Any]]:
+    """Every device function of the file: its cubin, and what it uses."""
+    with tempfile.TemporaryDirectory(prefix="attngen_") as folder:
+        module = load_module(Emitted(source, "", (), (), ()))
+        forwards = [x for x in vars(module).values() if isinstance(x, Forward)]
+        os.environ |= {  # read when the compiler is imported, by `trace`
+            "CUTE_DSL_ARCH": f"{forwards[0].plan.schedule.arch}a",
+            "CUTE_DSL_KEEP": "cubin",
+            "CUTE_DSL_DUMP_DIR": folder,
+            "CUTE_DSL_NO_CACHE": "1",
+        }
+        found = []
+        for forward in forwards:
+            before = set(Path(folder).glob("*.cubin"))
+            trace(forward.plan)
+            for path in sorted(set(Path(folder).glob("*.cubin")) - before):
+                found += _describe(path, forward.plan)
+        return found
+
+
+def _describe(path: Path, plan: Plan | BackwardPlan) -> list[dict[str, Any]]:
+    usage = _cuobjdump("-res-usage", path)
+    code = _cuobjdump("-sass", path)
+    texts = dict(_functions(code))
+    out = []
+    for symbol, line in re.findall(r"Function (\S+):\s*\n(.*)", usage):
+        numbers = {k: int(v) for k, v in re.findall(r"(\w+):(\d+)", line)}
+        out.append(
+            {
+                "kernel": symbol.partition("_kernel_cutlass_")[0],
+                "kind": "cubin",
+                "data": base64.b64encode(path.read_bytes()).decode(),
+                "registers": numbers.get("REG", 0),
+                "spills_bytes": numbers.get("STACK", 0),
+                "shared_bytes": _shared(plan),
+                "warps": plan.schedule.warps,
+                "symbol": symbol,
+                "assembly": texts.get(symbol, ""),
+            }
+        )
+    return out
+
+
+def _shared(plan: Plan | BackwardPlan) -> int:
+    """Bytes of shared memory: it is asked for at the launch, the cubin does not say."""
+    if isinstance(plan, BackwardPlan):
+        return plan.shared_bytes
+    s, query, value = plan.schedule, plan.query.width, plan.value.width
+    form = "flat" if s.flat else "tile"
+    schedule = CuteSchedule(s.tile_m, s.tile_n, s.stages, form=form)
+    if s.arch == "sm_100":
+        return shared_of_blackwell(schedule, query, value)
+    return shared(schedule, query, value)
+
+
+def _functions(code: str) -> list[tuple[str, str]]:
+    parts = re.split(r"\n\s*Function : ", code)[1:]
+    return [(part.partition("\n")[0].strip(), part) for part in parts]
+
+
+def _cuobjdump(option: str, path: Path) -> str:
+    """Triton's copy of the tool; empty text where it cannot be run."""
+    import triton  # noqa: PLC0415 - for its folder alone
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    done = subprocess.run(
+        [str(tool), option, str(path)], capture_output=True, text=True, check=False
+    )
+    return done.stdout
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
