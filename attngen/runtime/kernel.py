@@ -38,8 +38,8 @@ from attngen.runtime.launch import (
 from attngen.runtime.operators import Operators
 from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
-from attngen.runtime.support import require_words
 from attngen.runtime.step import Switch
+from attngen.runtime.support import require_words
 from attngen.runtime.training import Training, train
 
 DEFAULT_TARGET = "sm_90"
