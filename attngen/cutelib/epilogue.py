@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from cutlass import Boolean, Float32, Int32, const_expr, cute, range_constexpr
-from cutlass.cute.nvgpu import cpasync, warpgroup
+from cutlass.cute.nvgpu import cpasync
 
-from attngen.cutelib import fragments
-from attngen.cutelib.fragments import pack, rows_columns
+from attngen.cutelib.fragments import rows_columns, to_shared
 from attngen.cutelib.ops import fma
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.tile import WARPGROUP, At, Places
@@ -86,22 +85,8 @@ class Epilogue:
             for c in range_constexpr(2 * pairs):
                 given = [x[c % 2, c // 2, r].to(Float32) for x in reads]
                 target[r, c] = function(at, values[r], o[r, c], *given)
-        packed = cute.make_rmem_tensor(acc.shape, kernel.dtype)
-        pack(packed, out, kernel.dtype)
         place = self.memory[None, None, self.group, stage]
-        one = fragments.hop.make_trivial_tiled_mma(
-            kernel.dtype,
-            kernel.dtype,
-            fragments.K_MAJOR,
-            fragments.MN_MAJOR,
-            Float32,
-            (1, 1, 1),
-            (64, width),
-            a_source=warpgroup.OperandSource.RMEM,
-        )
-        atom = cute.make_copy_atom(cute.nvgpu.warp.StMatrix8x8x16bOp(False, 4), kernel.dtype)
-        copy = cute.make_tiled_copy_C(atom, one).get_slice(self.thread % WARPGROUP)
-        cute.copy(atom, copy.retile(packed), copy.partition_D(place))
+        to_shared(out, place, kernel.dtype, width, self.thread)
         cute.arch.fence_view_async_shared()
         cute.arch.barrier(barrier_id=STORED + self.group, number_of_threads=WARPGROUP)
         if self.storing:

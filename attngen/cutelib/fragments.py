@@ -7,7 +7,7 @@ for wgmma"); the order of issue follows FlashAttention-3's (arXiv 2407.08608) an
 from __future__ import annotations
 
 import cutlass.utils.hopper_helpers as hop
-from cutlass import BFloat16, Int32, cute
+from cutlass import BFloat16, Float32, Int32, cute
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 from cutlass.tensor_utils import LayoutEnum
 
@@ -66,6 +66,25 @@ def pack(target, source, dtype) -> None:
             write_only_types=[Int32],
             read_only_args=[source[2 * i + 1], source[2 * i]],
         )
+
+
+def to_shared(acc, place, dtype, width: int, thread) -> None:
+    """A warpgroup's 64 x `width` sums, rounded, to shared memory by `stmatrix`; no fence."""
+    packed = cute.make_rmem_tensor(acc.shape, dtype)
+    pack(packed, acc, dtype)
+    one = hop.make_trivial_tiled_mma(
+        dtype,
+        dtype,
+        K_MAJOR,
+        MN_MAJOR,
+        Float32,
+        (1, 1, 1),
+        (64, width),
+        a_source=warpgroup.OperandSource.RMEM,
+    )
+    atom = cute.make_copy_atom(cute.nvgpu.warp.StMatrix8x8x16bOp(False, 4), dtype)
+    copy = cute.make_tiled_copy_C(atom, one).get_slice(thread % 128)
+    cute.copy(atom, copy.retile(packed), copy.partition_D(place))
 
 
 def issue(tiled_mma, acc, pairs, accumulate: bool) -> None:

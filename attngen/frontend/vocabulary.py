@@ -89,5 +89,5 @@ SETTINGS: dict[str, tuple[str | int, ...] | str | range] = {
     "tile_n": range(16, 257),
     "order": ("turns", "free"),
     "reference": ("running", "lazy", "first", "fixed"),
-    "form": ("tile", "flat"),
+    "form": ("tile", "split", "flat"),
 }

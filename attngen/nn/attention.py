@@ -157,7 +157,7 @@ def _kernel(
     backend: str | None,
 ) -> Kernel:
     """One kernel for all modules of one spec: the layers of a model share what is compiled."""
-    return compile(Source(name, text), target, backend, **dict(params))
+    return compile(Source(name, text), target, backend, numerics=None, **dict(params))
 
 
 def _declarations(

@@ -39,6 +39,7 @@ from attngen.runtime.operators import Operators
 from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
 from attngen.runtime.step import Switch
+from attngen.runtime.support import require_words
 from attngen.runtime.training import Training, train
 
 DEFAULT_TARGET = "sm_90"
@@ -53,11 +54,13 @@ def compile(  # the name users type: attngen.compile
     text_or_path: str | Path | Source,
     target: str | None = None,
     backend: str | None = None,
+    numerics: str | None = None,
     **params: int | float | bool,
 ) -> Kernel:
     """A kernel from a spec, given as text or as the path of a file.
 
-    target: for `.source` and the schedule (default: the device of the tensors); params: values for
+    target: for `.source` and the schedule (default: the device of the tensors); backend: "triton"
+    or "cute"; numerics: "exact" for the classic running maximum in CuTe kernels; params: values for
     the spec's `param` statements, and sizes of feature axes for `.source` (default 128). Nothing
     is compiled before the first call or `.source`.
     SpecError: mistakes in the spec, an unknown target, or something that is not built yet.
@@ -65,13 +68,9 @@ def compile(  # the name users type: attngen.compile
     source, cache = read(text_or_path), Cache()
     interface, sizes = _declarations(source, params, cache)
     fixed = {name: value for name, value in params.items() if name not in sizes}
-    options = dict(interface.schedule)
-    if backend is not None:
-        from attngen.runtime.support import require_backend  # noqa: PLC0415 - only when asked
-
-        require_backend({"backend": backend})
-        options["backend"] = backend
-    spec = Spec(source, fixed, interface, options)
+    asked = {"backend": backend, "numerics": numerics}
+    named = require_words({n: word for n, word in asked.items() if word is not None})
+    spec = Spec(source, fixed, interface, dict(interface.schedule) | named)
     return Kernel(spec, find_target(target) if target else None, cache, sizes)
 
 

@@ -46,8 +46,8 @@ class Instruction:
 
 
 @dataclass(frozen=True)
-class Loop:
-    """A loop without another loop of products in it: [begin, end] of its instructions."""
+class Code:
+    """A run of instructions."""
 
     instructions: tuple[Instruction, ...]
 
@@ -57,13 +57,18 @@ class Loop:
 
     @property
     def products(self) -> int:
-        """Matrix instructions."""
+        """Matrix instructions: wgmma on Hopper, tcgen05.mma on Blackwell."""
         return self.count(*_PRODUCTS)
 
     @property
     def waits(self) -> int:
-        """Waits for wgmma."""
+        """Waits for wgmma; many more than there are places of products: they were serialised."""
         return sum(i.waits_for is not None for i in self.instructions)
+
+
+@dataclass(frozen=True)
+class Loop(Code):
+    """A loop without another loop of products in it."""
 
     @property
     def exponentials(self) -> tuple[int, int]:
@@ -85,32 +90,17 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Code):
     """One kernel. registers: per thread at launch; stack: bytes per thread."""
 
     name: str
     registers: int
     stack: int
-    instructions: tuple[Instruction, ...]
-
-    def count(self, *kinds: str) -> int:
-        """Instructions of these kinds."""
-        return sum(i.kind in kinds for i in self.instructions)
 
     @property
     def spills(self) -> int:
         """Loads and stores of local memory."""
         return self.count(*_LOCAL)
-
-    @property
-    def products(self) -> int:
-        """Matrix instructions: wgmma on Hopper, tcgen05.mma on Blackwell."""
-        return self.count(*_PRODUCTS)
-
-    @property
-    def waits(self) -> int:
-        """Waits for wgmma; many more than there are places of products: they were serialised."""
-        return sum(i.waits_for is not None for i in self.instructions)
 
     @property
     def tensor_memory(self) -> int:
@@ -160,7 +150,7 @@ def read(sass: str, usage: str) -> tuple[Report, ...]:
         instructions = tuple(
             Instruction(int(a, 16), n, rest.strip()) for a, n, rest in _LINE.findall(text)
         )
-        reports.append(Report(name, *limits.get(name, (0, 0)), instructions))
+        reports.append(Report(instructions, name, *limits.get(name, (0, 0))))
     return tuple(reports)
 
 

@@ -10,6 +10,7 @@ from attngen.ir.attention import Attention, Tensor
 from attngen.ir.recurrence import Recurrence
 
 BACKENDS = ("triton", "cute")
+NUMERICS = ("fast", "exact")
 EIGHT_BIT = (Dtype.FP8_E4M3, Dtype.FP8_E5M2)
 
 
@@ -49,6 +50,16 @@ def require_backend(options: Mapping[str, str | int | bool]) -> None:
     if backend not in BACKENDS:
         message = f"there is no backend {backend!s:.40}; there are {', '.join(BACKENDS)}"
         raise SpecError(Diagnostic("E407", message, help="backend = triton"))
+
+
+def require_words(options: dict[str, str]) -> dict[str, str]:
+    """The options of a call. SpecError: E407 an unknown backend, E303 an unknown value."""
+    require_backend(options)
+    numerics = options.get("numerics", NUMERICS[0])
+    if numerics not in NUMERICS:
+        message = f"numerics must be one of {', '.join(NUMERICS)}, found {numerics!r:.40}"
+        raise SpecError(Diagnostic("E303", message, help='numerics="exact"'))
+    return options
 
 
 def _storage(tensor: Tensor) -> Iterator[Diagnostic]:

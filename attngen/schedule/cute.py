@@ -1,4 +1,4 @@
-"""The schedule of a CuTe kernel: tiles, rings and what scores are measured from. docs/adr/0012."""
+"""The schedule of a CuTe kernel: tiles, rings and what scores are measured from. docs/adr/0010."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schedule of a backward whose tiles a CuTe kernel works on. docs/adr/0013."""
+"""The schedule of a backward whose tiles a CuTe kernel works on. docs/adr/0011."""
 
 from __future__ import annotations
 

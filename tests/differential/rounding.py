@@ -53,6 +53,10 @@ def plain(e) -> bool:
     return isinstance(e, Row | Known | Reduced)
 
 
+def _moment(e) -> bool:
+    return isinstance(e, Reduced) and e.what == "moment"
+
+
 class RoundedValues(Values):
     """Values of a tile; rows that are computed are rounded before a tile product."""
 
@@ -89,11 +93,11 @@ class RoundedHead(Head):
 
     def __init__(self, noise, plan, back, data, place, known, grads):
         self.noise = noise
+        stored = {leaf for _, leaf in back.results}  # in the half type; lists of scores are not
         known = {
-            e: noise.rounded(x) if e.kind == "float" and e.feature is not None else x
+            e: noise.rounded(x) if e.feature is not None and (e in stored or _moment(e)) else x
             for e, x in known.items()
-            if e not in {leaf for _, leaf in back.seeds}
-        } | {leaf: known[leaf] for _, leaf in back.seeds}
+        }
         super().__init__(plan, back, data, place, known, grads)
 
     def values(self, queries, keys):

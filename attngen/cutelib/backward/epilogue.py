@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from cutlass import Float32, cute, range_constexpr
-from cutlass.cute.nvgpu import cpasync, warpgroup
+from cutlass import cute, range_constexpr
+from cutlass.cute.nvgpu import cpasync
 
-from attngen.cutelib import fragments
 from attngen.cutelib.backward.plan import BackwardPlan
-from attngen.cutelib.fragments import pack
+from attngen.cutelib.fragments import to_shared
 from attngen.cutelib.tile import WARPGROUP
 from attngen.cutelib.views import batch_of
 
@@ -44,23 +43,8 @@ class Epilogue:
 
     @cute.jit
     def _share(self, name, acc, width):
-        kernel = self.kernel
-        packed = cute.make_rmem_tensor(acc.shape, kernel.dtype)
-        pack(packed, acc, kernel.dtype)
-        one = fragments.hop.make_trivial_tiled_mma(
-            kernel.dtype,
-            kernel.dtype,
-            fragments.K_MAJOR,
-            fragments.MN_MAJOR,
-            Float32,
-            (1, 1, 1),
-            (64, width),
-            a_source=warpgroup.OperandSource.RMEM,
-        )
-        atom = cute.make_copy_atom(cute.nvgpu.warp.StMatrix8x8x16bOp(False, 4), kernel.dtype)
-        copy = cute.make_tiled_copy_C(atom, one).get_slice(self.thread % WARPGROUP)
         goal = self.memory[name][None, None, self.group]
-        cute.copy(atom, copy.retile(packed), copy.partition_D(goal))
+        to_shared(acc, goal, self.kernel.dtype, width, self.thread)
 
     @cute.jit
     def _store(self, name, stream, block, head, batch):

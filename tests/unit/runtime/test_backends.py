@@ -100,3 +100,33 @@ def test_options_are_checked(options, code):
 def test_numerics_asks_for_the_classic_form():
     schedule, _ = backends.generate_cute(program("flash"), HOPPER, {"numerics": "exact"})
     assert schedule.reference == "running"
+
+
+def test_numerics_of_a_call():
+    text = (EXAMPLES / "flash.attn").read_text()
+    exact = attngen.compile(text, target="sm_90", backend="cute", numerics="exact")
+    assert "reference='running'" in exact.source
+    assert "reference='first'" in attngen.compile(text, target="sm_90", backend="cute").source
+    with pytest.raises(SpecError, match=r"E303.*numerics must be one of fast, exact"):
+        attngen.compile(text, numerics="sloppy")
+
+
+@pytest.mark.parametrize(
+    ("backend", "form", "legal"),
+    [
+        ("triton", "split", True),
+        ("triton", "flat", False),
+        ("cute", "flat", True),
+        ("cute", "split", False),
+    ],
+)
+def test_forms_of_a_spec_are_those_of_its_backend(backend, form, legal):
+    text = (EXAMPLES / "flash.attn").read_text().rstrip().removesuffix("}")
+    kernel = attngen.compile(
+        f"{text} schedule {{ form = {form} }}\n}}", target="sm_90", backend=backend
+    )
+    if legal:
+        assert f"form={form}" in kernel.source.replace("\n", " ")
+        return
+    with pytest.raises(SpecError, match=r"E303.*form must be one of"):
+        assert kernel.source
