@@ -39,14 +39,12 @@ from attngen.runtime.operators import Operators
 from attngen.runtime.remember import Memory
 from attngen.runtime.specialise import Request, Spec, Specialisation, specialise
 from attngen.runtime.step import Switch
-from attngen.runtime.support import require_words
 from attngen.runtime.training import Training, train
 
 DEFAULT_TARGET = "sm_90"
 DEFAULT_FEATURE = 128
 PLANS = 4096  # remembered signatures; lengths vary without end in serving
-FEW_QUERIES = 16
-FEW_PACKED = 2  # a sequence, on average
+FEW_QUERIES, FEW_PACKED = 16, 2  # the second: a sequence, on average
 MANY_KEYS = 256
 
 
@@ -59,17 +57,20 @@ def compile(  # the name users type: attngen.compile
 ) -> Kernel:
     """A kernel from a spec, given as text or as the path of a file.
 
-    target: for `.source` and the schedule (default: the device of the tensors); backend: "triton"
-    or "cute"; numerics: "exact" for the classic running maximum in CuTe kernels; params: values for
-    the spec's `param` statements, and sizes of feature axes for `.source` (default 128). Nothing
-    is compiled before the first call or `.source`.
+    target: for `.source` and the schedule (default: the device of the tensors); backend: "triton",
+    "cute"; numerics: "exact" for a running maximum in CuTe kernels; params: values for the spec's
+    `param` statements, and sizes of feature axes for `.source` (default 128). Nothing is compiled
+    before the first call or `.source`.
     SpecError: mistakes in the spec, an unknown target, or something that is not built yet.
     """
     source, cache = read(text_or_path), Cache()
     interface, sizes = _declarations(source, params, cache)
-    fixed = {name: value for name, value in params.items() if name not in sizes}
-    asked = {"backend": backend, "numerics": numerics}
-    named = require_words({n: word for n, word in asked.items() if word is not None})
+    fixed = {n: value for n, value in params.items() if n not in sizes}
+    named = {n: x for n, x in (("backend", backend), ("numerics", numerics)) if x is not None}
+    if named:
+        from attngen.runtime.support import require_words  # noqa: PLC0415 - only when asked
+
+        require_words(named)
     spec = Spec(source, fixed, interface, dict(interface.schedule) | named)
     return Kernel(spec, find_target(target) if target else None, cache, sizes)
 

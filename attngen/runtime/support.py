@@ -52,14 +52,13 @@ def require_backend(options: Mapping[str, str | int | bool]) -> None:
         raise SpecError(Diagnostic("E407", message, help="backend = triton"))
 
 
-def require_words(options: dict[str, str]) -> dict[str, str]:
+def require_words(options: Mapping[str, str]) -> None:
     """The options of a call. SpecError: E407 an unknown backend, E303 an unknown value."""
     require_backend(options)
     numerics = options.get("numerics", NUMERICS[0])
     if numerics not in NUMERICS:
         message = f"numerics must be one of {', '.join(NUMERICS)}, found {numerics!r:.40}"
         raise SpecError(Diagnostic("E303", message, help='numerics="exact"'))
-    return options
 
 
 def _storage(tensor: Tensor) -> Iterator[Diagnostic]:

@@ -156,7 +156,7 @@ def check_gradients_launch_the_backward():
         assert not acme.gemma2(*leaves).requires_grad
 
 
-def check_results_without_a_gradient_kernel_are_several():
+def check_several_results_are_a_tuple():
     x = torch.randn(100, 128).to(torch.bfloat16)
     norm = torch.randn(100)
     results, found = records(lambda: acme.knn(x, x, norm, norm))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.packages.building import ROOT, built, unpacked
 
-SPECS = ("gemma2", "varlen", "knn")
+SPECS = ("gemma2", "varlen", "knn", "kmeans_assign")
 
 
 def once(tmp_path_factory, name, make):
@@ -39,6 +39,6 @@ def fake_driver(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """A folder with acme_kernels: three specs for sm_90 in bfloat16."""
+    """A folder with acme_kernels: four specs for sm_90 in bfloat16."""
     specs = [ROOT / "examples" / f"{name}.attn" for name in SPECS]
     return once(tmp_path_factory, "site", lambda folder: unpacked(built(specs, ["sm_90"]), folder))

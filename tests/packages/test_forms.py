@@ -93,9 +93,16 @@ def test_the_schema_refuses_what_is_wrong(package):
             pytest.fail(what)
 
 
-def test_what_has_no_backward_is_said(package):
-    assert [n.split(":")[0] for n in package.notes] == ["knn (bf16) has no backward"]
-    assert package.manifest["specs"]["knn"]["variants"][0]["wiring"] is None
+def test_what_has_no_backward_is_said(package, tmp_path):
+    assert package.manifest["specs"]["kmeans_assign"]["variants"][0]["wiring"] is None  # indices
+    assert package.notes == []
+    long = tmp_path / "knn.attn"
+    text = (ROOT / "examples" / "knn.attn").read_text()
+    assert text.count(", 10)") == 1
+    long.write_text(text.replace(", 10)", ", 40)"))  # more entries than a backward keeps apart
+    made = built([long], ["sm_90"])
+    assert [n.split(":")[0] for n in made.notes] == ["knn (bf16) has no backward"]
+    assert made.manifest["specs"]["knn"]["variants"][0]["wiring"] is None
 
 
 def test_every_binary_is_described(package):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from attngen.backend.triton.backward.shares import shares
 from attngen.backend.triton.backward.slots import Slots
 from attngen.backend.triton.layout import Layout, cut_alike, rows_of, side_tensors, size
+from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.dtype import Dtype
 from attngen.ir import build
 from attngen.ir.attention import Axis, Tensor
@@ -94,6 +95,10 @@ def backward_program(program: Program, plan: BackwardPlan) -> Backward:
 
 def backward_programs(program: Program, plan: BackwardPlan) -> tuple[Backward, ...]:
     """The backward by passes, in the order they run. Raises SpecError E430."""
+    if not plan.passes:
+        message = f"{program.attention.name} gives indices alone, and these have no gradient"
+        fix = "call the kernel under torch.no_grad()"
+        raise SpecError(Diagnostic("E430", message, help=fix))
     roots = [e for p in plan.passes for e in expressions_of(p)]
     roots += [s.value for s in plan.sums] + [g.value for g in plan.gradients]
     slots = Slots(plan, roots)
