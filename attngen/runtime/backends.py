@@ -69,7 +69,7 @@ def _best(program: Program, target: Target, options: Options, short: bool) -> Ch
     problems = _missing(program, target, short)
     if problems:
         return Choice("triton", f"CuTe kernels do not do {problems[0]} yet")
-    return Choice("cute", f"fastest on {target.name}")
+    return Choice("cute", f"the default on {target.name}, where a spec is one they do")
 
 
 def _missing(program: Program, target: Target, short: bool) -> list[str]:
