@@ -106,7 +106,9 @@ def _start(traits: Traits, options: Mapping[str, Any]) -> CuteSchedule:
     start = _tile(traits.query, traits.value)
     start = replace(start, reference=_reference(traits, options.get("numerics", "fast")))
     small = max(traits.query, traits.value) <= 64
-    if traits.local or traits.searched or (small and not traits.sloped):
+    # tiles that run into each other were not seen on a GPU where results have other widths
+    local = traits.local and traits.query == traits.value
+    if local or traits.searched or (small and not traits.sloped):
         # three warpgroups at 160 registers have no room for a slope beside the state of two tiles
         start = replace(start, form="flat", stages=3 if small else 2)
     # with l2 = 1 neighbouring tiles of one head run side by side, which read the same keys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attngen.backend.cute.parts import parts_of
-from attngen.backend.cute.shape import shape_of
+from attngen.backend.cute.shape import searched, shape_of
 from attngen.core.dtype import Dtype
 from attngen.ir import index as ix
 from attngen.ir.maskplan import Direction
@@ -27,7 +27,7 @@ def traits(program: Program) -> Traits:
         near=exact,
         local=exact and _moves(way),
         sloped=shape.split.slope is not None,
-        searched=any(isinstance(x, ix.FirstGe) for r in way.outer for x in ix.walk(r.lo)),
+        searched=searched(way),
     )
 
 

@@ -11,8 +11,10 @@ from attngen.backend.cute.split import Split, split
 from attngen.backend.triton.step import bounded, conjuncts
 from attngen.core.dtype import Dtype
 from attngen.ir import build
+from attngen.ir import index as ix
 from attngen.ir.attention import Tensor
 from attngen.ir.expr import Axes, Dot, Expr, Load, Reduced, Row, Side, Uniform
+from attngen.ir.maskplan import Direction
 from attngen.ir.online import Accumulator
 from attngen.ir.program import Program
 from attngen.ir.walk import walk
@@ -60,6 +62,11 @@ def shape_of(program: Program) -> Shape:
     row = value[0].row
     assert isinstance(row, Row)
     return Shape(*sides, row, found, bounded(weights, narrow), half)
+
+
+def searched(way: Direction) -> bool:
+    """Whether the bounds of a tile are searched for: runs of equal ids (documents)."""
+    return any(isinstance(x, ix.FirstGe) for r in way.outer for x in ix.walk(r.lo))
 
 
 def streams(program: Program) -> list[Tensor]:
@@ -121,6 +128,8 @@ def _product(program: Program, value: Row) -> Iterator[str]:
             yield f"{name} of {size} columns (a multiple of {STEP} up to {WIDEST} is needed)"
     if (width, value.width) not in SEEN:
         yield f"{width} columns of queries with {value.width} of values"
+    elif width != value.width and searched(program.mask.forward):  # the flat form, not seen so
+        yield f"bounds that are searched for with {width} columns of queries, {value.width} of values"
     for row in (*sides, value):
         if row.start % 8:
             yield f"columns of {row.tensor} from {row.start} on (16 bytes are not aligned)"

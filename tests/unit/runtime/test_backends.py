@@ -130,3 +130,30 @@ def test_forms_of_a_spec_are_those_of_its_backend(backend, form, legal):
         return
     with pytest.raises(SpecError, match=r"E303.*form must be one of"):
         assert kernel.source
+
+
+@pytest.mark.parametrize(("values", "form"), [(128, "flat"), (64, "tile")])
+def test_tiles_run_into_each_other_only_where_widths_are_the_same(values, form):
+    text = """attention local {
+  query q : half[B, H, S, 64]
+  key   k : half[B, H, S, 64]
+  value v : half[B, H, S, 128]
+  mask  = kv_idx <= q_idx and q_idx - kv_idx < 100
+  score = dot(q, k) * rsqrt(64)
+}""".replace("64]", f"{values}]").replace("(64)", "(128)")
+    source = attngen.compile(text, target="sm_90", backend="cute").source
+    assert f"form={form}" in source.replace("\n", " ")
+
+
+def test_documents_of_other_widths_are_not_done():
+    text = """attention documents {
+  query q : half[B, H, S, 64]
+  key   k : half[B, H, S, 64]
+  value v : half[B, H, S, 128]
+  input doc : i32[B, S] sorted
+  mask  = doc[b, q_idx] == doc[b, kv_idx] and kv_idx <= q_idx
+  score = dot(q, k) * rsqrt(64)
+}"""
+    with pytest.raises(SpecError, match=r"E408.*searched for with 64 columns of queries"):
+        assert attngen.compile(text, target="sm_90", backend="cute").source
+    assert "backend=cute" not in attngen.compile(text, target="sm_90").source
