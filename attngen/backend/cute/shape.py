@@ -129,7 +129,8 @@ def _product(program: Program, value: Row) -> Iterator[str]:
     if (width, value.width) not in SEEN:
         yield f"{width} columns of queries with {value.width} of values"
     elif width != value.width and searched(program.mask.forward):  # the flat form, not seen so
-        yield f"bounds that are searched for with {width} columns of queries, {value.width} of values"
+        columns = f"{width} and {value.width} columns of queries and values"
+        yield f"bounds that are searched for with {columns}"
     for row in (*sides, value):
         if row.start % 8:
             yield f"columns of {row.tensor} from {row.start} on (16 bytes are not aligned)"

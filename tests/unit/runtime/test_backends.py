@@ -154,6 +154,6 @@ def test_documents_of_other_widths_are_not_done():
   mask  = doc[b, q_idx] == doc[b, kv_idx] and kv_idx <= q_idx
   score = dot(q, k) * rsqrt(64)
 }"""
-    with pytest.raises(SpecError, match=r"E408.*searched for with 64 columns of queries"):
+    with pytest.raises(SpecError, match=r"E408.*searched for with 64 and 128 columns"):
         assert attngen.compile(text, target="sm_90", backend="cute").source
     assert "backend=cute" not in attngen.compile(text, target="sm_90").source
