@@ -16,17 +16,15 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
-import os
 import platform
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from rivals import report
+from rivals import report, workers
 from rivals.rows import Row, all_rows
 
 PACKAGES = ("torch", "triton", "nvidia-cutlass-dsl", "flash-attn-4", "nvidia-cudnn-frontend")
@@ -57,38 +55,27 @@ def chosen(text: str) -> list[Row]:
     return [r for r in all_rows() if not words or any(w in r.name.lower() for w in words)]
 
 
-def run(options: argparse.Namespace, names: list[str]) -> list[report.Result]:
-    """Measures row after row until the time is used up."""
-    import torch
-    from rivals.clocks import Cell, LostContextError, measure
-    from rivals.systems import systems
-
-    columns = [s for s in systems() if s.name in names]
+def run(options: argparse.Namespace, names: list[str], head: str) -> list[report.Result]:
+    """Measures batch after batch until the time is used up."""
     begin, results = time.perf_counter(), []
-    head = header(torch.cuda.get_device_name(), sys.argv[1:])
-    for row in chosen(options.rows):
-        if time.perf_counter() - begin > options.seconds:
-            print(f"# not measured, the time is used up: {row.name}", file=sys.stderr)
-            continue
+    rows = chosen(options.rows)
+    for first in range(0, len(rows), options.processes):
+        batch = rows[first : first + options.processes]
         start = time.perf_counter()
-        try:
-            cells = measure(row, columns, options.rounds, not options.forward)
-            torch.cuda.empty_cache()
-        except LostContextError as error:
-            print(f"# {row.name} and the rows behind it: not measured, {error}", file=sys.stderr)
+        if start - begin > options.seconds:
+            names_left = ", ".join(r.name for r in rows[first:])
+            print(f"# not measured, the time is used up: {names_left}", file=sys.stderr)
             break
-        except Exception as error:  # such as no memory for the inputs: costs this row only
-            words = f"not measured, {type(error).__name__}: {error}"
-            print(f"# {row.name}: {words}", file=sys.stderr)
-            cells = {"all": Cell(note=words[:160].replace("|", "/"))}
-        results.append(report.as_json(row, cells))
-        took = time.perf_counter() - start
-        for name, cell in cells.items():
-            shown = [f"{t:.3f}" if t else "-" for t in (cell.forward, cell.backward)]
-            print(f"# {row.name} | {name} | {' | '.join(shown)} | {cell.note}", file=sys.stderr)
-        print(f"#   [{took:.0f} s]", file=sys.stderr, flush=True)
-        if options.json:
-            report.save(options.json, head, results)
+        backward = not options.forward
+        tasks = [workers.Task(r, tuple(names), options.rounds, backward) for r in batch]
+        for row, cells in workers.measure(tasks):
+            results.append(report.as_json(row, cells))
+            for name, cell in cells.items():
+                shown = [f"{t:.3f}" if t else "-" for t in (cell.forward, cell.backward)]
+                print(f"# {row.name} | {name} | {' | '.join(shown)} | {cell.note}", file=sys.stderr)
+            if options.json:
+                report.save(options.json, head, results)
+        print(f"#   [{time.perf_counter() - start:.0f} s]", file=sys.stderr, flush=True)
     return results
 
 
@@ -101,6 +88,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--systems", default="", metavar="WORDS", help="columns, likewise")
     parser.add_argument("--seconds", type=float, default=3600, help="start no row after this long")
     parser.add_argument("--rounds", type=int, default=5, help="bursts per system and row")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="rows compiled side by side"
+    )
     parser.add_argument("--forward", action="store_true", help="no backward")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the numbers too")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="make one report")
@@ -115,17 +105,13 @@ def main(arguments: list[str]) -> int:
         return 2
     from rivals.systems import systems
 
-    device = torch.cuda.get_device_name()  # now: it cannot be asked for in a lost context
+    device = torch.cuda.get_device_name()
     words = [w.strip().lower() for w in options.systems.split(",") if w.strip()]
     names = [s.name for s in systems()]
     names = [n for n in names if not words or any(w in n.lower() for w in words)]
-    with tempfile.TemporaryDirectory() as folder:
-        # empty caches, so that a first call is one
-        os.environ.update(ATTNGEN_CACHE=f"{folder}/attngen", TRITON_CACHE_DIR=f"{folder}/triton")
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
-        Path(folder, "attngen").mkdir(mode=0o700)
-        results = run(options, names)
-    _write(options.out or _place(device), header(device, arguments), results, names)
+    head = header(device, arguments)
+    results = run(options, names, head)
+    _write(options.out or _place(device), head, results, names)
     return 0
 
 

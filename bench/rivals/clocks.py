@@ -36,7 +36,25 @@ class Cell:
     bursts: dict[str, list[float]] = field(default_factory=dict)
 
 
-def measure(row: Row, columns: list[System], rounds: int, backward: bool) -> dict[str, Cell]:
+@dataclass
+class Prepared:
+    """A row whose systems have been called once and checked: what is left is to time them."""
+
+    cells: dict[str, Cell]
+    calls: dict[tuple[str, str], Callable[[], Any]]
+
+    def timed(self, rounds: int) -> dict[str, Cell]:
+        """Systems take turns, a burst each; medians."""
+        for _ in range(rounds):
+            for (name, what), call in self.calls.items():
+                _guarded(self.cells[name], partial(_burst, self.cells[name], what, call))
+        for cell in self.cells.values():
+            for what, times in cell.bursts.items():
+                setattr(cell, what, statistics.median(times))
+        return self.cells
+
+
+def prepare(row: Row, columns: list[System], backward: bool) -> Prepared:
     """Every system on one row. A system that fails or is wrong costs only its own cell."""
     values = inputs(row, "cuda", torch.bfloat16)
     shape = (row.batch, row.heads, row.length, row.features)
@@ -49,13 +67,8 @@ def measure(row: Row, columns: list[System], rounds: int, backward: bool) -> dic
         if not cell.note:
             given = (system, row, values, truth, seed, cell, calls, backward)
             _guarded(cell, partial(_prepare, *given))
-    for _ in range(rounds):
-        for (name, what), call in calls.items():
-            _guarded(cells[name], partial(_burst, cells[name], what, call))
-    for cell in cells.values():
-        for what, times in cell.bursts.items():
-            setattr(cell, what, statistics.median(times))
-    return cells
+    torch.cuda.empty_cache()
+    return Prepared(cells, calls)
 
 
 class LostContextError(Exception):

@@ -1,6 +1,7 @@
 """The benchmark against peers, without a GPU: its formulas are the specs', its tables are right."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "bench"))
 
 import peers  # noqa: E402
-from rivals import clocks, report  # noqa: E402
+from rivals import clocks, report, workers  # noqa: E402
 from rivals.clocks import Cell, LostContextError  # noqa: E402
 from rivals.formulas import dense, intervals, mask_mod  # noqa: E402
 from rivals.rows import Row, all_rows, inputs  # noqa: E402
@@ -148,28 +149,24 @@ def test_a_failure_costs_a_cell_and_a_lost_context_is_told_from_it(monkeypatch):
         clocks._guarded(Cell(), lambda: None)
 
 
-@pytest.mark.parametrize(
-    ("error", "rows"), [(RuntimeError("out of memory"), 3), (LostContextError("x"), 1)]
-)
-def test_what_was_measured_before_a_failure_is_kept(monkeypatch, tmp_path, error, rows):
-    """Row 2 fails: alone, or with every row behind it."""
-    seen = []
-
-    def measure(row, *_):
-        seen.append(row)
-        if len(seen) == 2:
-            raise error
-        return {"FA4": Cell(forward=1.0)}
-
-    monkeypatch.setattr(clocks, "measure", measure)
-    monkeypatch.setattr(peers, "all_rows", lambda: list(KINDS.values())[:3])
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
+def test_a_row_that_fails_says_so_and_the_others_go_on(monkeypatch, tmp_path, capsys):
+    """Without a GPU every row fails in its own process, the first where it asks for tensors."""
+    rows = list(KINDS.values())[:3]
+    monkeypatch.setattr(peers, "all_rows", lambda: rows)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     kept = tmp_path / "kept.json"
-    options = SimpleNamespace(rows="", seconds=9e9, rounds=1, forward=True, json=kept)
-    results = peers.run(options, ["FA4"])
-    assert len(results) == rows
-    assert results[0]["cells"]["FA4"]["forward"] == 1.0
-    assert report.load(kept)[1] == results
-    if rows == 3:
-        assert "out of memory" in report.markdown(results, ["FA4"], OURS, "")
+    options = SimpleNamespace(rows="", seconds=9e9, rounds=1, forward=True, json=kept, processes=2)
+    results = peers.run(options, ["FA4"], "# head")
+    assert [r["row"] for r in results] == [r.name for r in rows]
+    assert all("not measured" in r["cells"]["all"]["note"] for r in results)
+    assert report.load(kept) == ("# head", results)
+    assert "not measured" in report.markdown(results, ["FA4"], OURS, "")
+    options.seconds = 0
+    assert not peers.run(options, ["FA4"], "# head")[2:]
+    assert "the time is used up" in capsys.readouterr().err
+
+
+def test_a_process_that_ends_without_a_word_is_named():
+    here, there = multiprocessing.Pipe()
+    there.close()
+    assert "its process ended" in workers._answer(here)["all"].note
