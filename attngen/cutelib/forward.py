@@ -26,6 +26,7 @@ from attngen.cutelib.views import canonical
 DTYPES = {"bf16": cutlass.BFloat16, "f16": cutlass.Float16}
 REGISTERS = {1: (56, 256), 2: (24, 240), 3: (32, 160)}  # producer, consumer: 64k for all
 SEARCHING = {1: (56, 256), 2: (40, 232), 3: (32, 160)}  # of a producer that searches
+SHARED = 227 << 10  # bytes that a block of threads can have on sm_90
 LOW_RANK = 16  # columns of the extra product: the least that wgmma takes
 
 
@@ -159,8 +160,9 @@ class Kernel:
         board = Board.sizes(self.plan) if s.flat else (4, 4)
 
         def tile(*names: str):
-            count = max([cute.cosize(layouts[n]) for n in names if n in layouts], default=8)
-            return cute.struct.Align[cute.struct.MemRange[dt, count], 1024]
+            counts = [cute.cosize(layouts[n]) for n in names if n in layouts]
+            room = cute.struct.MemRange[dt, max(counts, default=0)]
+            return cute.struct.Align[room, 1024] if counts else room
 
         @cute.struct
         class Storage:
@@ -176,6 +178,9 @@ class Kernel:
             qx: tile("qx")
             kx: tile("kx")
 
+        found = Storage.size_in_bytes()
+        if found > SHARED:  # the driver would refuse the launch with an error that names nothing
+            raise ValueError(f"{self.plan.name}: {found} bytes of shared memory, {SHARED} exist")
         return Storage
 
     # ---- device ---------------------------------------------------------------------------------
