@@ -49,7 +49,6 @@ def candidates(kind: str, chosen: BackwardSchedule) -> Iterator[tuple[str, Backw
     both = replace(single, queries=replace(chosen.queries, loops="single"))
     yield "keys 64x128 w8 s3", tall
     yield "keys s3", deep
-    yield "queries s2", replace(chosen, queries=replace(chosen.queries, stages=2))
     yield "joined", replace(chosen, joined=True)
     if kind == "alibi":
         yield "float positions", replace(chosen, float_positions=True)
@@ -58,14 +57,14 @@ def candidates(kind: str, chosen: BackwardSchedule) -> Iterator[tuple[str, Backw
         yield "keys single", single
         yield "keys single, joined", replace(single, joined=True)
         yield "both single", both
-        short = replace(chosen.queries, block_q=64, block_k=32)
-        yield "queries 64x32", replace(chosen, queries=short)
+        yield "both single, joined", replace(both, joined=True)
 
 
 def programs(case: Case) -> tuple[Any, Request, Program]:
     """(kernel, request, program) of a row."""
     kernel = compile_spec(str(case.spec))
-    request = Request((("D", case.shape[-1]),), Dtype.BF16, find_target(TARGET), False)
+    sizes = tuple((n, case.shape[-1]) for n in ("D", "Dv") if f" {n}]" in case.spec.read_text())
+    request = Request(sizes, Dtype.BF16, find_target(TARGET), False)
     return kernel, request, kernel.spec.program(request)
 
 

@@ -15,8 +15,9 @@ class CuteBackwardSchedule:
 
     rows: of the Triton kernel of rows; tile_m: queries of a step; tile_n: keys of a block of
     threads; stages: of the rings of Q and dO; ordered: dQ is summed in a fixed order; pin: keep
-    exponentials above the wait for the second product; l2: bytes of queries of the heads that run
-    side by side, 0 for all.
+    exponentials above the wait for the second product; beside: heads of keys that run side by side:
+    fewer share what they read in the L2 cache with more blocks of the same head, more wait less for
+    their turn to add to dQ.
     """
 
     rows: Schedule
@@ -25,7 +26,7 @@ class CuteBackwardSchedule:
     stages: int = 2
     ordered: bool = True
     pin: bool = False
-    l2: int = 0
+    beside: int = 16
 
     def describe(self) -> str:
         """One line for headers and `explain`."""

@@ -19,7 +19,7 @@ from attngen.backend.value import Value, product, variable
 from attngen.core.target import Target
 from attngen.ir.attention import Attention
 from attngen.ir.expr import Index, Load, Side
-from attngen.ir.index import TileExtreme
+from attngen.ir.index import Poly, TileExtreme
 from attngen.ir.program import Program
 from attngen.schedule.schedule import Schedule
 
@@ -29,12 +29,14 @@ ANCHOR = Load("row0", (), "int")
 class Context:
     """One kernel being printed.
 
+    untested: the length of the loop's side if nothing masks what is past it;
     rows: what the rows of a tile are, see tensors.Form; finished: names of rows that earlier passes
     over the keys left behind; between: lines of rows that the pass printed last needs before it.
     """
 
     rows = "queries"
     owner: Owner = QUERIES
+    untested: Poly | None = None
     make_binder: type[Binder] = Binder
 
     def __init__(
@@ -155,7 +157,7 @@ class Context:
         over_keys = self.owner is QUERIES
         block = self.schedule.block_k if over_keys else self.schedule.block_q
         single = self.schedule.loops == "single"
-        return build_loops(self.mask_plan, printer, block, single, not over_keys)
+        return build_loops(self.mask_plan, printer, block, single, not over_keys, self.untested)
 
     def tile_extreme(self, e: TileExtreme) -> str | None:
         """Least or greatest of a row of an input over the tile a program owns."""
@@ -175,7 +177,13 @@ class Context:
             self.printer.helpers,
         )
         limits = Limits(
-            self.mask_plan, printer, self.frame, self.names, self.limit_lines, self.owner
+            self.mask_plan,
+            printer,
+            self.frame,
+            self.names,
+            self.limit_lines,
+            self.owner,
+            self.untested,
         )
         return limits.keep()
 

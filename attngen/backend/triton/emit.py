@@ -78,8 +78,7 @@ class _File:
                     and not forward.facts.wide
                     and not exact_numbers(self.program.online),
                 ),
-                stages=[stage_piece(s) for s in stages],
-                block_k=self.schedule.block_k,
+                stages=[stage_piece(s, f"{self.schedule.block_k} keys") for s in stages],
                 kernels=kernels,
                 host_signature=call(f"def {self.entry}", self._arguments(), ":"),
                 host_lines=host_lines(host),

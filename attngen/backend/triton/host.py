@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from attngen.backend.triton.text import call
+from attngen.backend.triton.text import call, words
 from attngen.backend.value import Value, low_bit, smallest
 
 
@@ -101,17 +101,19 @@ class Launch:
     arguments: tuple[tuple[str, Value | Descriptor], ...]
     options: tuple[str, ...]
 
+    def descriptors(self) -> list[tuple[str, list[str]]]:
+        """(name, Python text) of each descriptor."""
+        return [
+            (n, call(f"{n} = TensorDescriptor", given.arguments(), "", 4).split("\n    "))
+            for n, given in self.arguments
+            if isinstance(given, Descriptor)
+        ]
+
     def lines(self) -> list[str]:
-        """Python text: descriptors in lines of their own, then the launch."""
-        lines, texts = [], []
-        for parameter, given in self.arguments:
-            if isinstance(given, Descriptor):
-                text = call(f"{parameter} = TensorDescriptor", given.arguments(), "", 4)
-                lines += text.split("\n    ")
-            texts.append(parameter if isinstance(given, Descriptor) else str(given))
+        """Python text of the launch alone."""
+        texts = [n if isinstance(given, Descriptor) else str(given) for n, given in self.arguments]
         grid = f"({', '.join(map(str, self.grid))}{',' if len(self.grid) == 1 else ''})"
-        launch = call(f"{self.kernel}[{grid}]", [*texts, *self.options], "", 4)
-        return lines + launch.split("\n    ")
+        return call(f"{self.kernel}[{grid}]", [*texts, *self.options], "", 4).split("\n    ")
 
     def plan(self) -> list[Any]:
         """Plain data."""
@@ -147,9 +149,29 @@ class Return:
 Step = Let | Allocate | Launch | Return
 
 
-def host_lines(steps: Iterable[Step]) -> list[str]:
-    """The body of the host function."""
-    return [line for step in steps for line in step.lines()]
+class Printable(Protocol):
+    """A step, or lines of another backend beside them."""
+
+    def lines(self) -> list[str]:
+        """Python text."""
+
+
+def host_lines(steps: Iterable[Printable]) -> list[str]:
+    """The body of the host function; what several launches want alike is computed once."""
+    lines: list[str] = []
+    known: dict[str, list[str]] = {}
+    for step in steps:
+        named = step.descriptors() if isinstance(step, Launch) else []
+        if isinstance(step, Let):
+            named = [(step.name, step.lines())]
+        for name, text in named:
+            if known.get(name) == text:
+                continue
+            known = {n: t for n, t in known.items() if name not in words(" ".join(t))}
+            known[name] = text
+            lines += text
+        lines += [] if isinstance(step, Let) else step.lines()
+    return lines
 
 
 def host_plan(steps: Iterable[Step]) -> tuple[Any, ...]:

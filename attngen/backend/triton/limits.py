@@ -108,7 +108,8 @@ class Runs:
 class Limits:
     """Prints `keep` of a partial tile from the limits of the positions a program owns.
 
-    printer: with the owner's position as its vector; lines: gets the vectors of the limits.
+    printer: with the owner's position as its vector; lines: gets the vectors of the limits;
+    untested: an upper limit that need not be tested.
     """
 
     plan: MaskPlan
@@ -117,6 +118,7 @@ class Limits:
     names: Names
     lines: list[str]
     owner: Owner = QUERIES
+    untested: ix.Poly | None = None
 
     def keep(self) -> str | None:
         """The condition; None where the formula of the mask is needed."""
@@ -125,13 +127,16 @@ class Limits:
             return None
         before = len(self.lines)
         try:
-            low, high = _without(way.row[0].lo, ix.number(0), "max"), way.row[0].hi
+            low, high = without(way.row[0].lo, ix.number(0), "max"), way.row[0].hi
             conditions = []
             if low is not None and low.constant != 0:
                 conditions.append(self._compare(low, ">=", "first"))
-            conditions.append(self._compare(high, "<", "end"))
+            if high is not self.untested:
+                conditions.append(self._compare(high, "<", "end"))
         except NoScalarForm:
             del self.lines[before:]
+            return None
+        if not conditions:
             return None
         if len(conditions) == 1:
             return conditions[0].removeprefix("(").removesuffix(")")
@@ -165,7 +170,7 @@ def _from_position(p: ix.Poly) -> ix.Poly:
     return other if isinstance(other, ix.Poly) and len(str(other)) < len(str(p)) else p
 
 
-def _without(p: ix.Poly, value: ix.Poly, kind: ix.Kind) -> ix.Poly | None:
+def without(p: ix.Poly, value: ix.Poly, kind: ix.Kind) -> ix.Poly | None:
     """An extreme without one of its arguments."""
     if isinstance(p.term, ix.Extreme) and p.term.kind == kind and value in p.term.args:
         rest = [a for a in p.term.args if a is not value]

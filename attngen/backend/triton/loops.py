@@ -34,45 +34,60 @@ class Loops:
 
 
 def build_loops(
-    plan: MaskPlan, printer: IndexPrinter, block: int, single: bool, transposed: bool = False
+    plan: MaskPlan,
+    printer: IndexPrinter,
+    block: int,
+    single: bool,
+    transposed: bool = False,
+    untested: Poly | None = None,
 ) -> Loops:
     """The loops of a query tile over keys, or of a key tile over queries (`transposed`).
 
-    single: one loop, every tile masked.
+    single: one loop, every tile masked; untested: the length of the loop's side, if elements past
+    it need no mask.
     """
     way = plan.transposed if transposed else plan.forward
     try:
-        return _build(plan, way, printer, block, single)
+        return _build(plan, way, printer, block, single, untested)
     except NoScalarForm:
         lines = ("lo = 0", "hi = q_len" if transposed else "hi = kv_len")
         return Loops(lines, (Loop("lo", "hi", True),), widened=True)
 
 
 def _build(
-    plan: MaskPlan, way: Direction, printer: IndexPrinter, block: int, single: bool
+    plan: MaskPlan,
+    way: Direction,
+    printer: IndexPrinter,
+    block: int,
+    single: bool,
+    untested: Poly | None,
 ) -> Loops:
     if not way.outer:
         return Loops(("lo = 0", "hi = 0"), (Loop("lo", "hi", True),))
     full = () if single else way.full
     if len(way.outer) == 1 and len(full) <= 1:
-        lines, loops = _one_range(way.outer[0], full[0] if full else None, printer, block)
+        inner = full[0] if full else None
+        lines, loops = _one_range(way.outer[0], inner, printer, block, untested)
         return Loops(tuple(lines + _guard_needs(plan, printer, bool(full))), tuple(loops))
     return _several(plan, way.outer, full, printer, block)
 
 
 def _one_range(
-    outer: Range, full: Range | None, printer: IndexPrinter, block: int
+    outer: Range, full: Range | None, printer: IndexPrinter, block: int, untested: Poly | None
 ) -> tuple[list[str], list[Loop]]:
     lines = [f"lo = {_down(outer.lo, printer, block)}", f"hi = {printer.text(outer.hi)}"]
     if full is None:
         return lines, [Loop("lo", "hi", True)]
     from_start = _aligned(outer.lo, block) and outer.lo is full.lo
     full_lo = "lo" if from_start else f"tl.maximum({_up(full.lo, printer, block)}, lo)"
-    lines += [
-        f"full_lo = {full_lo}",
-        f"full_hi = tl.maximum({printer.text(full.hi, True)} // {block} * {block}, full_lo)",
-    ]
+    lines.append(f"full_lo = {full_lo}")
     first = [] if from_start else [Loop("lo", "tl.minimum(full_lo, hi)", True)]
+    if full.hi is untested:
+        return lines, [*first, Loop("full_lo", "hi", False)]
+    full_hi = f"tl.maximum({printer.text(full.hi, True)} // {block} * {block}, full_lo)"
+    if untested is not None:  # it is not limited by the length
+        full_hi = f"tl.minimum({full_hi}, hi)"
+    lines.append(f"full_hi = {full_hi}")
     return lines, [*first, Loop("full_lo", "full_hi", False), Loop("full_hi", "hi", True)]
 
 

@@ -12,12 +12,17 @@ from attngen.backend.triton.view import Stage
 from attngen.backend.value import Value
 
 
-def stage_piece(s: Stage) -> dict[str, str]:
-    """A step function, as the file template prints it."""
+def stage_piece(s: Stage, tile: str) -> dict[str, str]:
+    """A step function, as the file template prints it; tile: such as "64 keys"."""
     told = "partial" if s.condition else "PARTIAL: tl.constexpr"
     flag = [told] if s.flagged else []
     signature = call(f"def {s.name}", [*s.parameters, *flag], ":")
-    return {"signature": signature, "body": s.body, "any_kept_function": s.any_kept_function}
+    return {
+        "signature": signature,
+        "body": s.body,
+        "any_kept_function": s.any_kept_function,
+        "tile": tile,
+    }
 
 
 def kernel_piece(

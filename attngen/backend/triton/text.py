@@ -52,6 +52,29 @@ def prune(body: str, results: Iterable[str] = ()) -> str:
         body = "\n".join(line for i, line in enumerate(lines) if i not in drop)
 
 
+def sunk(
+    early: Sequence[str], late: Sequence[str], between: Iterable[str]
+) -> tuple[list[str], list[str]]:
+    """Assignments of `early` that neither `between` nor each other read, put where `late` does.
+
+    What is loaded where it is needed is not kept in registers before.
+    """
+    stay, moved = list(early), list(late)
+    for line in reversed(early):
+        name = line.partition(" = ")[0]
+        others = {
+            w for x in (*stay, *between) if x != line for w in words(x.partition(" = ")[2] or x)
+        }
+        first = next((i for i, x in enumerate(moved) if name in words(x)), None)
+        if not name.isidentifier() or name in others or first is None:
+            continue
+        while moved[first].startswith(" "):  # not inside of a branch
+            first -= 1
+        stay.remove(line)
+        moved.insert(first, line)
+    return stay, moved
+
+
 def without_flag(body: str, flag: str) -> str:
     """The body with a constexpr flag known to be true: its branches taken, its other arms gone."""
     out: list[str] = []

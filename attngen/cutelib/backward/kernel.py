@@ -78,7 +78,7 @@ class Kernel:
             blocks,
             k.shape[2],
             pairs,
-            chunk_of(plan, q.shape[0], pairs),
+            chunk_of(plan, pairs),
         )
         used = (plan.query.name, plan.seed.name, plan.key.name, plan.value.name)
         given = {n: x for n, x in arguments.items() if n not in views}

@@ -14,7 +14,7 @@ class BackwardSchedule:
     tile_m: queries of a step; tile_n: keys of a block of threads, 64 for each of its two consumer
     warpgroups; stages: of the rings of Q, dO and dS; ordered: sums of dQ add up in the order of the
     key blocks, so that two runs give the same bits; pin: keep exponentials above the wait for dP;
-    l2: bytes of queries and their gradients of the heads that run side by side, 0 for all heads.
+    beside: heads of keys that run side by side.
     """
 
     tile_m: int = 64
@@ -22,7 +22,7 @@ class BackwardSchedule:
     stages: int = 2
     ordered: bool = True
     pin: bool = False
-    l2: int = 0
+    beside: int = 16
 
     @property
     def groups(self) -> int:

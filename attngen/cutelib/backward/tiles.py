@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import cutlass
-from cutlass import Boolean, Int32, Int64, const_expr, cute, max, min
+from cutlass import Boolean, Int32, const_expr, cute, max, min
 
 from attngen.cutelib.backward.plan import BackwardPlan
 from attngen.cutelib.ops import integer
 from attngen.cutelib.tile import At
 
-MANY = 1 << 30
 
-
-def chunk_of(plan: BackwardPlan, q_len, pairs):
+def chunk_of(plan: BackwardPlan, pairs):
     """Heads of keys that run side by side."""
-    if not plan.schedule.l2:
-        return pairs
-    row = 2 * plan.query.width + 2 * plan.seed.width + 4 * plan.query.width
-    room = Int64(plan.schedule.l2) // max(Int64(q_len) * row, Int64(1))
-    return min(Int32(min(max(room, Int64(1)), Int64(MANY))), pairs)
+    return min(Int32(plan.schedule.beside), pairs)
 
 
 def place_of(number, grid: tuple):

@@ -11,7 +11,7 @@ attention alibi_documents {
   score = 0.08838834764831843 * dot(q, k) + slope[h] * (kv_idx - q_idx)
   out = sum(softmax(score) * v)
 }
-Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=split, form=tile,
+Schedule: block_q=64, block_k=64, warps=4, stages=3, loads=descriptor, loops=joined, form=tile,
   precision=ieee
 
 [attngen:generated]
@@ -53,18 +53,18 @@ def run_starts(row, at, inside, first):
 
 @triton.jit
 def alibi_documents_step(acc_v, m_i, l_i, q, slope, k_tiles, v_tiles, doc_starts, b, h_kv, n, row0, q_idx,
-                         PARTIAL: tl.constexpr):
+                         partial):
     """One tile of 64 keys."""
     kv_idx = n + tl.arange(0, 64)  # [keys]
     k = k_tiles.load([b, h_kv, n, 0]).reshape(64, 128)  # [keys, D]
     column = 1.4426950408889634 * (slope * (kv_idx - row0))
     s = tl.dot(q, k.T)
     score = column[None, :] + 0.12751743082459868 * s  # log2 units
-    if PARTIAL:
+    if partial:
         keep = (kv_idx[None, :] >= doc_starts[:, None]) & (kv_idx[None, :] <= q_idx[:, None])
         score = tl.where(keep, score, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(score, 1))
-    m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if PARTIAL else m_new
+    m_safe = tl.where(m_new == float("-inf"), 0.0, m_new)
     p = tl.exp2(score - m_safe[:, None])
     alpha = tl.exp2(m_i - m_safe)
     m_i = m_new
@@ -105,15 +105,9 @@ def alibi_documents_forward(q_tiles, k_tiles, v_tiles, doc_ptr, slope_ptr, out_p
     acc_v = tl.zeros([64, 128], tl.float32)
     m_i = tl.full([64], float("-inf"), tl.float32)
     l_i = tl.zeros([64], tl.float32)
-    for n in tl.range(lo, tl.minimum(full_lo, hi), 64, num_stages=3, disable_licm=True):
+    for n in tl.range(lo, hi, 64, num_stages=3, disable_licm=True):
         acc_v, m_i, l_i = alibi_documents_step(acc_v, m_i, l_i, q, slope, k_tiles, v_tiles, doc_starts, b,
-                                               h_kv, n, row0, q_idx, True)
-    for n in tl.range(full_lo, full_hi, 64, num_stages=3, disable_licm=True):
-        acc_v, m_i, l_i = alibi_documents_step(acc_v, m_i, l_i, q, slope, k_tiles, v_tiles, doc_starts, b,
-                                               h_kv, n, row0, q_idx, False)
-    for n in tl.range(full_hi, hi, 64, num_stages=3, disable_licm=True):
-        acc_v, m_i, l_i = alibi_documents_step(acc_v, m_i, l_i, q, slope, k_tiles, v_tiles, doc_starts, b,
-                                               h_kv, n, row0, q_idx, True)
+                                               h_kv, n, row0, q_idx, (n < full_lo) | (n >= full_hi))
 
     out_head = out_ptr + b.to(tl.int64) * heads * q_len * 128 + h.to(tl.int64) * q_len * 128
     out = (acc_v / l_i[:, None]).to(out_ptr.dtype.element_ty)  # [queries, 128]

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from attngen.aot.launcher.errors import SchemaError
 from attngen.aot.launcher.prepare import Shape
 from attngen.aot.launcher.values import names, number
-from attngen.backend.triton.host import Allocate, Descriptor, Launch, Let, Result, Return, Zeros
+from attngen.backend.triton.host import (
+    Allocate,
+    Descriptor,
+    Launch,
+    Let,
+    Result,
+    Return,
+    Zeros,
+    host_lines,
+)
 from attngen.backend.value import (
     ONE,
     Value,
@@ -98,8 +107,7 @@ def test_steps_print_and_keep_what_they_do():
         launch,
         Return((variable("out"), Zeros("k", "q", scalar=True))),
     ]
-    lines = [line for s in steps for line in s.lines()]
-    assert lines == [
+    assert host_lines(steps) == [
         "# why",
         "rows = q.shape[0]  # how",
         "out = q.new_empty((rows, 64), dtype=torch.float32)",
@@ -114,3 +122,18 @@ def test_steps_print_and_keep_what_they_do():
         ["array", "d_k", "k", None, None, True],
         ["launch", "f", ["rows"], [made, "rows"]],
     ]
+
+
+def test_what_several_launches_want_alike_is_computed_once():
+    rows, n = variable("rows"), variable("n")
+    descriptor = Descriptor("k", (n, value(64)), (stride_of("k", 0), ONE), (32, 64))
+    first, second = (
+        Launch(name, (rows,), (("k_tiles", descriptor),), ("num_warps=4",)) for name in "fg"
+    )
+    same = [Let("n", shape_of("q", 0)), first, Let("n", shape_of("q", 0)), second]
+    made = "k_tiles = TensorDescriptor(k, [n, 64], [k.stride(0), 1], [32, 64])"
+    launches = [f"{name}[(rows,)](k_tiles, num_warps=4)" for name in "fg"]
+    assert host_lines(same) == ["n = q.shape[0]", made, *launches]
+    other = [Let("n", shape_of("q", 0)), first, Let("n", shape_of("q", 1)), second]
+    lines = ["n = q.shape[0]", made, launches[0], "n = q.shape[1]", made, launches[1]]
+    assert host_lines(other) == lines

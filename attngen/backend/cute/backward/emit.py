@@ -14,7 +14,7 @@ from attngen.backend.templates import render
 from attngen.backend.triton.backward.emit import BackwardFile, Part
 from attngen.backend.triton.backward.ledger import TORCH, head_gradient
 from attngen.backend.triton.backward.rows import RowsKernel
-from attngen.backend.triton.host import Allocate, Let, Step
+from attngen.backend.triton.host import Allocate, Let, Step, host_lines
 from attngen.backend.triton.layout import head_axis, side_tensors
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.tensors import POINTER, sizes
@@ -164,7 +164,7 @@ class _File(BackwardFile):
             total = sum_over(variable(name), (-1,))
             steps.append(Let(number.leaf.name, total, after="[batch, heads]"))
         steps += [*self.ledger.finishing, self.returned()]
-        return [line for step in steps for line in step.lines()]
+        return host_lines(steps)
 
     def _memory(self) -> Iterator[Step | Lines]:
         """What the kernel of tiles writes and counts in."""
@@ -253,5 +253,5 @@ class _File(BackwardFile):
 
     def _schedule(self, s: CuteBackwardSchedule) -> str:
         parts = [f"tile_m={s.tile_m}", f"tile_n={s.tile_n}", f"stages={s.stages}"]
-        parts += [f"ordered={s.ordered}", f"pin={s.pin}", f"l2={s.l2}"]
+        parts += [f"ordered={s.ordered}", f"pin={s.pin}", f"beside={s.beside}"]
         return f"BackwardSchedule({', '.join(parts)})"

@@ -12,9 +12,9 @@ from attngen.ir.walk import substitute
 
 
 class PaddedRows(RowsKernel):
-    """Numbers are stored for every query up to the padding: there weights are 0.
+    """Normalisers without the row's terms.
 
-    The CuTe kernel reads them by bulk copies, so nothing masks them. row: terms of the score that
+    row: terms of the score that
     depend on the query alone; they leave the tiles and are a part of the normaliser.
     tile_m: queries of a step, from the first of which linear terms are measured.
     """
@@ -33,13 +33,3 @@ class PaddedRows(RowsKernel):
         self.binder.count(scaled)
         self.binder.place(scaled, ROW)
         return live, self.printer.text(scaled)
-
-    def at_padding(self, condition: str, text: str, other: str) -> str:
-        """Queries that do not exist have the other value too."""
-        inside = f"inside & ({condition})" if condition else "inside"
-        return f"tl.where({inside}, {text}, {other})"
-
-    def where(self, mask: str) -> str:
-        """Every number of the block has a place: blocks are as long as the padding."""
-        del mask
-        return ""

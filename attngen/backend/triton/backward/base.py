@@ -43,6 +43,11 @@ class BackwardContext(Context):
         self.sums: dict[Known, Sum] = {}
 
     @property
+    def tile(self) -> str:
+        """What a step of the loop takes, in words; empty without a loop."""
+        return ""
+
+    @property
     def grouped(self) -> bool:
         """Whether the program owns keys that several query heads share."""
         return False

@@ -156,8 +156,7 @@ class BackwardFile:
                     helpers={name for p in every for name in p.context.printer.helpers},
                     tanh_approx=self.target.tanh_approx and not context.facts.wide,
                 ),
-                stages=[stage_piece(p.stage) for p in every if p.stage is not None],
-                block_k="keys or queries",
+                stages=[stage_piece(p.stage, p.context.tile) for p in every if p.stage is not None],
                 kernels=[self.kernel_text(p) for p in every],
                 host_signature=call(f"def {self.entry}", arguments, ":"),
                 host_lines=host_lines(host),
@@ -169,6 +168,7 @@ class BackwardFile:
         own = (self.target, self.entry, self.cuts)
         queries = QueriesKernel(self.backward, self.schedule.queries, *own)
         keys = KeysKernel(self.backward, self.schedule.keys, *own)
+        keys.without_end()
         joined = can_join(self.schedule, queries, keys)
         for kernel in (queries, keys):
             kernel.joined = joined
@@ -258,13 +258,16 @@ class BackwardFile:
         first = self.program.attention.tensors[0].name
         steps: list[Step] = []
         padded = {name for b in self.passes for name in b.numbers}
+        handed = {name for b in self.passes for name in b.handed.values()}
         if padded:  # rows of a multiple of 16 bytes, so that descriptors can hold them
             steps.append(Let("padded", cdiv(host.q_len, self.pad) * self.pad))
         for name in (name for b in self.passes for name in b.own):
             t = attention.tensor(name)
             shape = [counts[a.role] if a.role in counts else value(a.size or 0) for a in t.axes]
             shape = [*shape[:-1], variable("padded")] if name in padded else shape
-            steps.append(Allocate(name, first, tuple(shape), TORCH[t.dtype]))
+            # what a loop hands on is stored by rows that exist: its padding has to be zeros
+            zero = name in padded and name in handed
+            steps.append(Allocate(name, first, tuple(shape), TORCH[t.dtype], zero=zero))
         return steps
 
     def returned(self) -> Return:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attngen.backend.templates import render
 from attngen.backend.triton.backward.halve import halve
+from attngen.backend.triton.backward.padding import endless, finite_at_zero
 from attngen.backend.triton.backward.tile import TileKernel
 from attngen.backend.triton.context import ANCHOR
 from attngen.backend.triton.layout import head_axis, side_tensors
@@ -13,7 +14,8 @@ from attngen.backend.triton.tensors import group_lines
 from attngen.backend.triton.text import prune, words
 from attngen.backend.triton.view import Stage
 from attngen.backend.value import ONE, Value, product, variable
-from attngen.ir.expr import Axes, Index, Load, Row, Side
+from attngen.ir.expr import Axes, Index, Load, Recomputed, Row, Side
+from attngen.ir.index import var
 from attngen.ir.walk import walk
 from attngen.schedule.backward import plain_scores
 
@@ -110,6 +112,16 @@ class KeysKernel(TileKernel):
     place = "keys"
     owner: Owner = KEYS
     moving, fixed = ROW, COLUMN
+
+    def without_end(self) -> None:
+        """Leave the tests out that a query exists, where the padding of numbers sees to that."""
+        coefficients = list(self.backward.tiles.coefficients(*self.levels))
+        scores = [e.score for e in walk(*coefficients) if isinstance(e, Recomputed)]
+        if self.facts.packed or self.mask_plan.needs:
+            return  # the next sequence follows; bounds that mean nothing: every tile is masked
+        if finite_at_zero(*coefficients, *scores):
+            self.untested = var("kv_len" if self.attention.same_length else "q_len")
+            self.mask_plan = endless(self.mask_plan, self.untested)
 
     def kernel(self, name: str) -> tuple[Stage, str, list[str]]:
         """(step, body, parameter names)."""

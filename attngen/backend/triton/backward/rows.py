@@ -103,12 +103,17 @@ class RowsKernel(BackwardContext):
         return self.printer.text(norm), self.printer.text(build.mul(build.const(LOG2E), norm))
 
     def at_padding(self, condition: str, text: str, other: str) -> str:
-        """A number where the condition holds; what is stored for queries that do not exist."""
+        """A number where the condition holds; queries that do not exist have the other value too.
+
+        Packed sequences have no padding: the next one follows.
+        """
+        if not self.facts.packed:
+            condition = f"inside & ({condition})" if condition else "inside"
         return f"tl.where({condition}, {text}, {other})" if condition else text
 
     def where(self, mask: str) -> str:
-        """The end of a store of numbers."""
-        return f", mask={mask}"
+        """The end of a store of numbers: every one has a place, the padding is a whole block."""
+        return f", mask={mask}" if self.facts.packed else ""
 
     def _number(self, d: Definition, t: Tensor) -> list[str]:
         own = self.names.take(t.name)

@@ -16,9 +16,9 @@ from attngen.backend.triton.limits import KEYS, QUERIES
 from attngen.backend.triton.printer import Printer
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE, Frame
 from attngen.backend.triton.step import Step, place_mask
-from attngen.backend.triton.text import call, prune, used, words
+from attngen.backend.triton.text import call, prune, sunk, used, words
 from attngen.backend.triton.view import Stage
-from attngen.backend.value import ONE, stride_of
+from attngen.backend.value import ONE, stride_of, variable
 from attngen.core.target import Target
 from attngen.ir.backward import NumberSum, RowSum
 from attngen.ir.expr import Axes, Expr, Load, Side
@@ -48,9 +48,8 @@ class TileKernel(BackwardContext):
         super().__init__(backward, schedule, target, entry, cuts, frame)
         self.binder.plan, self.binder.half = self.plan, self.facts.half
         self.binder.norms = {n: backward.number(name) for n, name in backward.norms.items()}
-        if self.owner is KEYS and self.form.descriptors and self.plan.mask is not None:
-            self.printer.load = self._load
         if self.owner is KEYS:
+            self.printer.load = self._load
             self.printer.bound[ANCHOR] = "col0"
         self._coefficients: dict[Expr, str] = {}
 
@@ -58,12 +57,16 @@ class TileKernel(BackwardContext):
         """Numbers of the rows kernel come by descriptor where their loop is masked.
 
         Pointers would fetch four bytes a thread there. In the one loop of a full mask an earlier
-        study of hand-written kernels found descriptors slower, so pointers stay.
+        study of hand-written kernels found descriptors slower, so pointers stay. Either way what is
+        read past the last query is the padding, not zeros.
         """
         if e.tensor not in self.backward.numbers:
             return self.inputs.load(e, printer)
+        if not self.form.descriptors or self.plan.mask is None:
+            cells, _ = self.inputs.cells(self.attention.tensor(e.tensor), e, printer)
+            return f"tl.load({cells})"
         block = self.schedule.block_q
-        axes = (self.sizes.batch, self.sizes.heads, self.sizes.q_len)
+        axes = (self.sizes.batch, self.sizes.heads, variable("padded"))
         strides = (stride_of(e.tensor, 0), stride_of(e.tensor, 1), ONE)
         handle = f"{e.tensor}_rows"
         made = Descriptor(e.tensor, axes, strides, (1, 1, block))
@@ -84,11 +87,17 @@ class TileKernel(BackwardContext):
         self.binder.has_keep = bool(keep)
         targets = [t for level in self.levels for t in self.backward.tiles.targets(level)]
         self._count(targets)
-        sums = [self._row_sum(t) if isinstance(t, RowSum) else self._number_sum(t) for t in targets]
+        sums, lines, known = [], list[str](), 0
+        for t in targets:
+            s = self._row_sum(t) if isinstance(t, RowSum) else self._number_sum(t)
+            # a product as soon as there is its weight: that many registers less beside the next one
+            lines += [*self.binder.sections[TILE][known:], *s.lines]
+            known = len(self.binder.sections[TILE])
+            sums.append(s)
         extra = self._tile_stores()  # may add to the tile's lines
-        lines = list(self.binder.sections[TILE])
-        lines += [line for s in sums for line in s.lines] + extra
+        lines += [*self.binder.sections[TILE][known:], *extra]
         self.sums = {s.leaf: s for s in sums}
+        moving, lines = sunk(self.binder.sections[self.moving], lines, [*mask_lines, keep])
         inits = [(n, i) for s in sums for n, i in zip(s.names, s.inits, strict=True)]
         inits += self.stores.histogram_inits()
         state = [n for n, _ in inits]
@@ -97,7 +106,7 @@ class TileKernel(BackwardContext):
             positions=self._moving_positions(),
             tiles=[self.streams.views[t] for t in self._tiles(moving=True)],
             block=self._moving_block(),
-            moving=self.binder.sections[self.moving],
+            moving=moving,
             keep=keep,
             mask_lines=mask_lines,
             lines=lines + self.stores.histogram_lines(),
@@ -227,6 +236,11 @@ class TileKernel(BackwardContext):
 
     def _own_block(self) -> int:
         return self.schedule.block_q if self.owner is QUERIES else self.schedule.block_k
+
+    @property
+    def tile(self) -> str:
+        """What a step of the loop takes, in words."""
+        return f"{self._moving_block()} {'keys' if self.owner is QUERIES else 'queries'}"
 
     def _moving_block(self) -> int:
         return self.schedule.block_k if self.owner is QUERIES else self.schedule.block_q
