@@ -28,7 +28,7 @@ from rivals import report, workers
 from rivals.rows import Row, all_rows
 
 PACKAGES = ("torch", "triton", "nvidia-cutlass-dsl", "flash-attn-4", "nvidia-cudnn-frontend")
-OURS = ("attngen Triton", "attngen CuTe")
+OURS = ("attngen Triton", "attngen CuTe", "CuTe, any order")
 
 
 def versions() -> str:

@@ -49,6 +49,7 @@ def systems() -> list[System]:
     return [
         System("attngen Triton", True, _here, _any, lambda r, v: _attngen(r, v, "triton")),
         System("attngen CuTe", True, _needs("cutlass"), _any, lambda r, v: _attngen(r, v, "cute")),
+        System("CuTe, any order", True, _needs("cutlass"), _any, _any_order),
         _peer("SDPA cuDNN", peers.cudnn, _plain, "torch"),
         _peer("SDPA FA2", peers.fa2, _one_width, "torch"),
         _peer("flex Triton", peers.flex_triton, _any, "torch"),
@@ -90,12 +91,22 @@ def _softmaxes(row: Row, values: Values, make: Callable[..., Any]) -> Ready:
 
 
 def _attngen(row: Row, values: Values, backend: str) -> Ready:
+    return _ready(row, values, str(row.spec), backend=backend)
+
+
+def _ready(row: Row, values: Values, spec: str, **options: str) -> Ready:
     import attngen
 
-    kernel = attngen.compile(str(row.spec), backend=backend)
+    kernel = attngen.compile(spec, **options)
     leaves = {n: values[n].detach().clone().requires_grad_() for n in row.streams}
     given = {**values, **leaves}
     return Ready(lambda: kernel(**given), list(leaves.values()))
+
+
+def _any_order(row: Row, values: Values) -> Ready:
+    """With dQ summed in any order, as the peers do: other bits in each run."""
+    text = row.spec.read_text(encoding="utf-8").rstrip().removesuffix("}")
+    return _ready(row, values, text + "  schedule { backend = cute gradients = unordered }\n}\n")
 
 
 def _here() -> str:

@@ -26,7 +26,7 @@ import attngen  # noqa: E402
 
 KINDS = {row.kind: row for row in reversed(all_rows())}  # the first row of a kind
 SHAPES = {(row.kind, row.value_width): row for row in reversed(all_rows())}
-OURS = ("attngen Triton", "attngen CuTe")
+OURS = ("attngen Triton", "attngen CuTe", "CuTe, any order")
 
 
 @pytest.fixture(params=sorted(SHAPES))
