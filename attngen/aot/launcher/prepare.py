@@ -259,6 +259,7 @@ class _Filler:
 
     def _descriptor(self, given: Sequence[Any]) -> None:
         _, base, shape, strides, _ = given
+        meta = next(self.descriptors)  # even of one that is left out: the others follow in order
         p, known, shapes = self.p, self.p.known, self.p.shapes
         sizes = [number(s, known, shapes) for s in shape]
         steps = [number(s, known, shapes) for s in strides]
@@ -269,7 +270,7 @@ class _Filler:
             return
         if any(s * tensor.size >= 1 << 40 for s in steps):
             raise ArgumentError(f"{base}: a stride of 2**40 bytes or more: {tensor.strides}")
-        maker = Maker(p.driver, sizes, steps, next(self.descriptors))
+        maker = Maker(p.driver, sizes, steps, meta)
         self.order.append(None)
         self.maps.append((len(self.order) - 1, base, maker))
         for size in sizes:
