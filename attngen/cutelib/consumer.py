@@ -11,7 +11,7 @@ from attngen.cutelib.epilogue import Epilogue
 from attngen.cutelib.fragments import as_operand, issue, pack
 from attngen.cutelib.lowrank import LowRank
 from attngen.cutelib.order import blocks_of, edges_of, walked
-from attngen.cutelib.producer import flagged, tile_at
+from attngen.cutelib.producer import tile_at
 from attngen.cutelib.scores import (
     apply_mask,
     apply_score,
@@ -195,15 +195,3 @@ class Consumer:
         self.rings["q"].consumer_release(cq)
         cq.advance()
         return cq, ck, cv
-
-    @cute.jit
-    def again(self, block, flags, cq, ck, cv):
-        """The tiles a first kernel flagged, those of every grid-th number from `block` on."""
-        total, stride = self.at.grid[0] * self.at.grid[2], cute.arch.grid_dim()[0]
-        count = (total - block + stride - 1) // stride
-        for chunk in cutlass.range((count + 31) // 32, unroll=1):
-            start = block + 32 * chunk * stride
-            mask = flagged(flags, start, stride, total, self.groups)
-            for i in cutlass.range(32, unroll=1):
-                if (mask >> i) & 1 == 1:
-                    cq, ck, cv = self.tile(start + i * stride, cq, ck, cv)

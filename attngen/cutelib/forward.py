@@ -5,8 +5,6 @@ FlashAttention-3's (arXiv 2407.08608); the shared memory of O and Q, the pin, th
 and full blocks and the redone tiles are this project's.
 """
 
-from dataclasses import replace
-
 import cuda.bindings.driver as cuda
 import cutlass
 from cutlass import Float32, const_expr, cute, pipeline
@@ -20,6 +18,7 @@ from attngen.cutelib.fragments import result_layout, swizzled
 from attngen.cutelib.order import Grid
 from attngen.cutelib.plan import Plan, Stream
 from attngen.cutelib.producer import Source
+from attngen.cutelib.redo import FlatRedo, Redo, redo_of
 from attngen.cutelib.tile import WARPGROUP, At
 from attngen.cutelib.views import canonical
 
@@ -27,6 +26,12 @@ DTYPES = {"bf16": cutlass.BFloat16, "f16": cutlass.Float16}
 REGISTERS = {1: (56, 256), 2: (24, 240), 3: (32, 160)}  # producer, consumer: 64k for all
 SEARCHING = {1: (56, 256), 2: (40, 232), 3: (32, 160)}  # of a producer that searches
 SHARED = 227 << 10  # bytes that a block of threads can have on sm_90
+CONSUMERS = {
+    (False, False): Consumer,
+    (False, True): FlatConsumer,
+    (True, False): Redo,
+    (True, True): FlatRedo,
+}  # by (redo, flat)
 LOW_RANK = 16  # columns of the extra product: the least that wgmma takes
 
 
@@ -37,8 +42,7 @@ class Launch:
         self.plan = plan
         self.kernel = Kernel(plan)
         if plan.schedule.reference == "first":
-            again = replace(plan.schedule, reference="lazy")
-            self.again = Kernel(replace(plan, name=f"{plan.name}_again", schedule=again), True)
+            self.again = Kernel(redo_of(plan))
 
     def __call__(self, arguments: dict, stream) -> None:
         """Launch the kernel, and where the reference may fail the one that redoes tiles."""
@@ -52,16 +56,15 @@ class Launch:
 
 
 class Kernel:
-    """One kernel. again: it walks the tiles whose flag is set, as often as needed."""
+    """One kernel."""
 
-    def __init__(self, plan: Plan, again: bool = False) -> None:
-        self.plan, self.again = plan, again
-        s = plan.schedule
+    def __init__(self, plan: Plan) -> None:
+        self.plan, s = plan, plan.schedule
         self.dtype = DTYPES[plan.half]
         self.groups = s.tile_m // 64
         self.q_stages = 2 if s.flat else 1
         # launched while the kernel before it (zeros of tickets, flags) ends, which it then awaits
-        self.follows = again or s.flat
+        self.follows = s.redo or s.flat
 
     # ---- host -----------------------------------------------------------------------------------
     @cute.jit
@@ -90,7 +93,7 @@ class Kernel:
         grid = Grid(plan, q.shape[0], k.shape[0], heads, batch, group)
         geometry = (q.shape[0], k.shape[0], *grid.values())
         total = grid.total
-        if const_expr(self.again or s.flat):
+        if const_expr(s.redo or s.flat):
             total = cutlass.min(total, s.processors)
         others = {name: x for name, x in arguments.items() if name not in views}
         views = {name: x for name, x in views.items() if name in self._read_in_kernel()}
@@ -234,8 +237,7 @@ class Kernel:
                 self._produce(source, given, board, block)
         else:
             cute.arch.setmaxregister_increase(high)
-            kind = FlatConsumer if s.flat else Consumer
-            consumer = kind(self, atoms, maps, memory, rings, at, given["flags"])
+            consumer = CONSUMERS[s.redo, s.flat](self, atoms, maps, memory, rings, at, given["flags"])
             self._consume(consumer, given, board, block)
 
     def _ring(self, barriers, stages: int, layout):
@@ -257,10 +259,11 @@ class Kernel:
         states = [
             pipeline.make_pipeline_state(kind, rings[name].num_stages) for name in ("q", "k", "v")
         ]
-        flags = given["flags"] if self.again else None
-        if const_expr(self.plan.schedule.flat):
+        s = self.plan.schedule
+        flags = given["flags"] if s.redo else None
+        if const_expr(s.flat):
             source.all(block, given["tickets"], flags, board, *states)
-        elif const_expr(self.again):
+        elif const_expr(s.redo):
             source.again(block, flags, *states)
         else:
             source.tile(block, *states)
@@ -270,7 +273,7 @@ class Kernel:
         consumer.start()
         if const_expr(self.plan.schedule.flat):
             consumer.all(board, *consumer.states())
-        elif const_expr(self.again):
+        elif const_expr(self.plan.schedule.redo):
             consumer.again(block, given["flags"], *consumer.states())
         else:
             consumer.tile(block, *consumer.states())

@@ -42,7 +42,8 @@ class Schedule:
     (a constant: scores are bounded); flat: persistent, tiles run into each other, and the bounds of
     a tile are found one tile ahead; pin: keep the exponentials above the wait for the product;
     l2: bytes of keys and values that heads worked on side by side may have; processors: of the GPU;
-    arch: "sm_90", or "sm_100", where tile_m is 256 and order, form and pin have no meaning.
+    arch: "sm_90", or "sm_100", where tile_m is 256 and order, form and pin have no meaning;
+    redo: only flagged tiles are worked on, see `redo.py`.
     """
 
     tile_m: int = 128
@@ -55,6 +56,7 @@ class Schedule:
     l2: int = 40 << 20
     processors: int = 132
     arch: str = "sm_90"
+    redo: bool = False
 
     @property
     def groups(self) -> int:
