@@ -18,7 +18,7 @@ from attngen.cutelib.fragments import result_layout, swizzled
 from attngen.cutelib.order import Grid
 from attngen.cutelib.plan import Plan, Stream
 from attngen.cutelib.producer import Source
-from attngen.cutelib.redo import FlatRedo, Redo, redo_of
+from attngen.cutelib.redo import FlatRedo, Redo
 from attngen.cutelib.tile import WARPGROUP, At
 from attngen.cutelib.views import canonical
 
@@ -39,20 +39,13 @@ class Launch:
     """The host side of one plan: `launch(arguments, stream)` inside a `cute.jit` function."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.kernel = Kernel(plan)
-        if plan.schedule.reference == "first":
-            self.again = Kernel(redo_of(plan))
+        self.kernel, self.redo = Kernel(plan), plan.schedule.redo
 
     def __call__(self, arguments: dict, stream) -> None:
-        """Launch the kernel, and where the reference may fail the one that redoes tiles."""
+        """Launch the kernel."""
         flags, tickets = arguments.pop("flags", None), arguments.pop("tickets", None)
-        again = None
-        if flags is not None:  # an object of its own for each trace: loops leave values in them
-            again = cute.make_tensor(flags.iterator, flags.layout)
-        self.kernel.launch(arguments, {"flags": flags, "tickets": tickets}, stream)
-        if self.plan.schedule.reference == "first":
-            self.again.launch(arguments, {"flags": again, "tickets": None}, stream)
+        given = {"flags": flags, "tickets": None if self.redo else tickets}
+        self.kernel.launch(arguments, given, stream)
 
 
 class Kernel:
@@ -237,7 +230,8 @@ class Kernel:
                 self._produce(source, given, board, block)
         else:
             cute.arch.setmaxregister_increase(high)
-            consumer = CONSUMERS[s.redo, s.flat](self, atoms, maps, memory, rings, at, given["flags"])
+            kind = CONSUMERS[s.redo, s.flat]
+            consumer = kind(self, atoms, maps, memory, rings, at, given["flags"])
             self._consume(consumer, given, board, block)
 
     def _ring(self, barriers, stages: int, layout):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Hook = Callable[..., Any]
@@ -124,6 +124,20 @@ class Plan:
         query, value = self.query.width, self.value.width
         wide = query % 64 == 0 and value % 64 == 0 and not self.schedule.flat
         return query == value or wide
+
+    @property
+    def arch(self) -> str:
+        """The architecture it is for."""
+        return self.schedule.arch
+
+    @property
+    def parts(self) -> tuple[Plan, ...]:
+        """What is compiled by itself: the kernel, and the one that redoes tiles it flags."""
+        s = self.schedule
+        if s.reference != "first" or s.redo:
+            return (self,)
+        again = replace(s, reference="running", redo=True)
+        return self, replace(self, name=f"{self.name}_again", schedule=again)
 
     @property
     def number_roles(self) -> tuple[str, ...]:

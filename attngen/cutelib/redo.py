@@ -8,8 +8,6 @@ the products of two blocks in flight. While a warpgroup exponentiates, another m
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cutlass
 from cutlass import Float32, Int32, cute, range_constexpr
 
@@ -18,15 +16,8 @@ from attngen.cutelib.consumer import Consumer
 from attngen.cutelib.flat import SLOTS, FlatConsumer
 from attngen.cutelib.fragments import as_operand, pack
 from attngen.cutelib.order import blocks_of, edges_of
-from attngen.cutelib.plan import Plan
 from attngen.cutelib.producer import flagged, tile_at
 from attngen.cutelib.scores import row_limits, tile_and_rows
-
-
-def redo_of(plan: Plan) -> Plan:
-    """The plan of the kernel that redoes what the plan's kernel flags."""
-    schedule = replace(plan.schedule, reference="running", redo=True)
-    return replace(plan, name=f"{plan.name}_again", schedule=schedule)
 
 
 class Serial:

@@ -225,6 +225,7 @@ class Kernel:
 
     def use(self, request: Request, made: Specialisation) -> None:
         """Use this file for a request from now on (a tuned schedule)."""
+        made.cache = self.cache
         self._made[request] = made
         self._plans.clear()
 
