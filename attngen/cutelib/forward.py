@@ -19,6 +19,7 @@ from attngen.cutelib.order import Grid
 from attngen.cutelib.plan import Plan, Stream
 from attngen.cutelib.producer import Source
 from attngen.cutelib.redo import FlatRedo, Redo
+from attngen.cutelib.riders import bytes_of, copy_of, memory_of
 from attngen.cutelib.tile import WARPGROUP, At
 from attngen.cutelib.views import canonical
 
@@ -32,6 +33,7 @@ CONSUMERS = {
     (True, False): Redo,
     (True, True): FlatRedo,
 }  # by (redo, flat)
+RIDERS = ("rider_1", "rider_2", "rider_3")  # their places in shared memory
 LOW_RANK = 16  # columns of the extra product: the least that wgmma takes
 
 
@@ -79,6 +81,8 @@ class Kernel:
             width = plan.value.width
             one = cute.select(layouts["o"], mode=[0, 1, 2])
             copies[name] = cpasync.make_tiled_tma_atom(store, views[name], one, (64, width))
+        for rider in plan.riders:
+            copies[rider.name] = copy_of(rider, plan, arguments[rider.tensor])
         heads, batch = q.shape[2], q.shape[3]
         if const_expr("batch" not in plan.query.roles):
             batch = k.shape[3]
@@ -160,6 +164,12 @@ class Kernel:
             room = cute.struct.MemRange[dt, max(counts, default=0)]
             return cute.struct.Align[room, 1024] if counts else room
 
+        def rider(i: int):
+            if i >= len(self.plan.riders):
+                return cute.struct.MemRange[cutlass.Uint8, 0]
+            room = bytes_of(self.plan.riders[i], self.plan) * s.stages
+            return cute.struct.Align[cute.struct.MemRange[cutlass.Uint8, room], 1024]
+
         @cute.struct
         class Storage:
             bar_q: cute.struct.MemRange[cutlass.Int64, 2 * self.q_stages]
@@ -173,6 +183,9 @@ class Kernel:
             o: tile(*results)
             qx: tile("qx")
             kx: tile("kx")
+            rider_1: rider(0)
+            rider_2: rider(1)
+            rider_3: rider(2)
 
         found = Storage.size_in_bytes()
         if found > SHARED:  # the driver would refuse the launch with an error that names nothing
@@ -196,7 +209,7 @@ class Kernel:
         storage = SmemAllocator().allocate(self.storage(layouts))
         rings = {
             "q": self._ring(storage.bar_q, self.q_stages, layouts["q"]),
-            "k": self._ring(storage.bar_k, s.stages, layouts["k"]),
+            "k": self._ring(storage.bar_k, s.stages, layouts["k"], plan.riders),
             "v": self._ring(storage.bar_v, s.stages, layouts["v"]),
         }
         cute.arch.mbarrier_init_fence()
@@ -221,6 +234,8 @@ class Kernel:
         o = layouts["o"]
         place = storage.q if plan.aliased else storage.o
         memory["o"] = place.get_tensor(o.outer, swizzle=o.inner)
+        for i, rider in enumerate(plan.riders):
+            memory[rider.name] = memory_of(rider, plan, getattr(storage, RIDERS[i]))
         low, high = (SEARCHING if plan.runs else REGISTERS)[self.groups]
         board = Board(plan, storage) if s.flat else None
         if warp < 4:
@@ -234,10 +249,11 @@ class Kernel:
             consumer = kind(self, atoms, maps, memory, rings, at, given["flags"])
             self._consume(consumer, given, board, block)
 
-    def _ring(self, barriers, stages: int, layout):
+    def _ring(self, barriers, stages: int, layout, riders=()):
         """A ring of TMA loads: consumers give a stage back with one thread per warp."""
         group = pipeline.CooperativeGroup
         bytes_ = cute.size_in_bytes(self.dtype, cute.select(layout, mode=[0, 1]))
+        bytes_ += sum(bytes_of(x, self.plan) for x in riders)
         return pipeline.PipelineTmaAsync.create(
             barrier_storage=barriers.data_ptr(),
             num_stages=stages,

@@ -70,6 +70,31 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Rider:
+    """A tensor that scores read at (query, key), or at the key alone: loaded beside the keys.
+
+    name: the attribute of `at` that has its value; roles: of its axes in memory order: "batch",
+    "head", "kv_head", "query", "key" (the last one, stride 1); dtype: "f32", or of pairs "bf16" or
+    "f16".
+    """
+
+    name: str
+    tensor: str
+    roles: tuple[str, ...]
+    dtype: str
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it has an element for each pair."""
+        return "query" in self.roles
+
+    @property
+    def tile_roles(self) -> tuple[str, ...]:
+        """Axes of a tile."""
+        return ("query", "key") if self.pairs else ("key",)
+
+
+@dataclass(frozen=True)
 class Plan:
     """One forward kernel.
 
@@ -87,7 +112,8 @@ class Plan:
     distance(at, q, k); score(at, s, column, diagonal, q, k): log2 units over `scale`;
     finish(at, q, m, l) -> (values for the rows, numbers stored); per_tile(at), per_row(at, q):
     values to have as attributes of `at`; runs: sorted rows whose runs of equal elements the mask
-    follows (`at.<name>` is then a `runs.Run`; the form must be flat).
+    follows (`at.<name>` is then a `runs.Run`; the form must be flat); riders: what scores read that
+    is loaded with the keys.
     """
 
     name: str
@@ -117,6 +143,7 @@ class Plan:
     runs: tuple[tuple[str, Hook], ...] = ()
     per_tile: Hook | None = None
     per_row: Hook | None = None
+    riders: tuple[Rider, ...] = ()
 
     @property
     def aliased(self) -> bool:
@@ -150,4 +177,5 @@ class Plan:
         return frozenset(
             {x.tensor for x in (self.query, self.key, self.value, *self.row_streams)}
             | {n for n, _ in self.rows}
+            | {x.tensor for x in self.riders}
         )

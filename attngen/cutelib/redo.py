@@ -33,9 +33,8 @@ class Serial:
         for i in cutlass.range(n_max - n_min, unroll=1):
             n = n_max - 1 - i
             s = self.first_product(q, ck)
-            self.rings["k"].consumer_release(ck)
-            ck.advance()
-            self.softmax(s, tile, n, edges_of(self.plan, n, bounds[4], bounds[5]), False, True)
+            edges = edges_of(self.plan, n, bounds[4], bounds[5])
+            ck = self.softmax(s, tile, n, edges, False, True, ck)
             pack(self.p, as_operand(s), self.dtype)
             softmax.rescale(self.reference, self.acc, self.rows)
             cv = self.last_product(cv)

@@ -28,16 +28,22 @@ def tile_and_rows(plan: Plan, at: At, places: Places, rows: int) -> tuple[At, li
     return at, [at.with_values(**plan.per_row(at, places.query(at, r))) for r in range(rows)]
 
 
-def apply_score(plan: Plan, acc, at: At, rows: list[At], places: Places, first) -> None:
+def apply_score(
+    plan: Plan, acc, at: At, rows: list[At], places: Places, first, riders=None, stage=None
+) -> None:
     """Products of one block, in place, become scores; plain Python: unrolled.
 
-    at, rows: of the tile, and of each row of the thread.
+    at, rows: of the tile, and of each row of the thread; stage: where riders of the block lie.
     """
     if plan.score is None:
         return
     s = rows_columns(acc)
     base = Position(first + places.lane)
     queries = [places.query(at, r) for r in range(cute.size(s, mode=[0]))]
+    pairs: dict[str, Any] = {}
+    if plan.riders:
+        pairs, keys = riders.pairs(stage, acc.shape), riders.keys(stage)
+        at, rows = at.with_values(**keys), [row.with_values(**keys) for row in rows]
     columns: dict[int, Any] = {}
     diagonals: dict[int, Any] = {}
     for c in range(cute.size(s, mode=[1])):
@@ -49,8 +55,11 @@ def apply_score(plan: Plan, acc, at: At, rows: list[At], places: Places, first) 
             step = offset - query.offset
             if plan.diagonal is not None and step not in diagonals:
                 diagonals[step] = plan.diagonal(at, query, key)
+            here = rows[r]
+            if pairs:
+                here = here.with_values(**{n: x[r, c].to(Float32) for n, x in pairs.items()})
             s[r, c] = plan.score(
-                rows[r], s[r, c], columns.get(offset), diagonals.get(step), query, key
+                here, s[r, c], columns.get(offset), diagonals.get(step), query, key
             )
 
 

@@ -112,7 +112,9 @@ def _shared(plan: Plan | BackwardPlan) -> int:
     schedule = CuteSchedule(s.tile_m, s.tile_n, s.stages, form=form)
     if s.arch == "sm_100":
         return shared_of_blackwell(schedule, query, value)
-    return shared(schedule, query, value)
+    pairs = sum(4 if x.dtype == "f32" else 2 for x in plan.riders if x.pairs)
+    keys = sum(4 if x.dtype == "f32" else 2 for x in plan.riders if not x.pairs)
+    return shared(schedule, query, value, pairs, keys)
 
 
 def _functions(code: str) -> list[tuple[str, str]]:

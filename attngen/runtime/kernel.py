@@ -374,10 +374,11 @@ class Kernel:
     ) -> tuple[Copy, ...]:
         copies: list[Copy] = []
         for i, (tensor, value) in enumerate(zip(self.declared, values, strict=True)):
-            loaded = (descriptors and tensor.is_stream) or tensor.name in also
+            beside = tensor.name in also
+            loaded = (descriptors and tensor.is_stream) or beside
             if i in call.copies:
                 why = f"its feature axis has stride {value.stride(-1)}"
-            elif loaded and not aligned(value):
+            elif loaded and not aligned(value, beside and not tensor.is_stream):
                 why = f"no descriptor fits {found(value)}"
             else:
                 continue
