@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cutlass import Float32, Int32, const_expr, cute, min, range_constexpr
+from cutlass import Float32, Int32, const_expr, cute, min
 
 from attngen.cutelib.fragments import column_of, rows_columns
-from attngen.cutelib.ops import Position, integer
+from attngen.cutelib.ops import Position, integer, select
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.tile import At, Places
 
@@ -108,20 +108,30 @@ def apply_mask(plan: Plan, acc, rows, places: Places, limits, first, edges) -> N
         if edges % 2 == 1:
             _below(s, limits[1], column)
         if edges >= LEFT:
-            for r in range_constexpr(cute.size(s, mode=[0])):
-                low = limits[0][r] - column
-                for c in range_constexpr(cute.size(s, mode=[1])):
-                    s[r, c] = s[r, c] if column_of(c) >= low else -Float32.inf
+            _from(s, limits[0], column)
     if const_expr(plan.keep is not None):
-        for r in range_constexpr(cute.size(s, mode=[0])):
-            for c in range_constexpr(cute.size(s, mode=[1])):
-                kept = plan.keep(rows[r], places.query(rows[r], r), places.key(first, c))
-                s[r, c] = s[r, c] if kept else -Float32.inf
+        _kept(plan, s, rows, places, first)
 
 
-@cute.jit
+# ---- plain Python: a conditional expression of the DSL is a branch until a late pass, `select` not
+
+
 def _below(s, ends, column) -> None:
-    for r in range_constexpr(cute.size(s, mode=[0])):
-        high = ends[r] - column
-        for c in range_constexpr(cute.size(s, mode=[1])):
-            s[r, c] = s[r, c] if column_of(c) < high else -Float32.inf
+    high = [end - column for end in ends]
+    _where(s, lambda r, c: column_of(c) < high[r])
+
+
+def _from(s, starts, column) -> None:
+    low = [start - column for start in starts]
+    _where(s, lambda r, c: column_of(c) >= low[r])
+
+
+def _kept(plan: Plan, s, rows, places: Places, first) -> None:
+    _where(s, lambda r, c: plan.keep(rows[r], places.query(rows[r], r), places.key(first, c)))
+
+
+def _where(s, kept) -> None:
+    """-inf in place of the scores (row, column) that are not kept."""
+    for r in range(cute.size(s, mode=[0])):
+        for c in range(cute.size(s, mode=[1])):
+            s[r, c] = select(kept(r, c), s[r, c], -Float32.inf)

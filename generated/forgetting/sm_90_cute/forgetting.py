@@ -57,7 +57,8 @@ def out_element(at, row, acc):
 def per_tile(at):
     """Values that are the same for a whole tile."""
     return {"factor": 11.313708498984761
-            * ops.load(at.cum, at.b, at.h, ops.minimum(ops.maximum(at.row0, 0), at.cum.shape[2] - 1))}
+            * ops.finite(ops.load(at.cum, at.b, at.h,
+                                  ops.minimum(ops.maximum(at.row0, 0), at.cum.shape[2] - 1)))}
 
 
 FORWARD = Forward(Plan(

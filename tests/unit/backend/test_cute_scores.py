@@ -255,3 +255,13 @@ def test_a_bias_is_read_in_memory_on_blackwell():
     _, file = generate_cute(program(text), find_target("sm_100"), {})
     assert "ops.load(at.c" in file.source
     assert "Rider" not in file.source
+
+
+def test_what_a_row_is_measured_from_is_finite():
+    body, declared, _ = CASES["forgetting"]
+    made = plan(spec(body, declared, SAME))
+    values = [math.nan, *FORGET[1:]]
+    here = at(300, 300, 0, 32, f=Numbers([[[0.0] * 300, values]]))
+    here.f_keys = SimpleNamespace(of=lambda kv_idx: values[kv_idx.value])
+    assert math.isfinite(log2_score(made, here, 0.5, 4, 3))
+    assert math.isnan(log2_score(made, here, 0.5, 4, 0))
