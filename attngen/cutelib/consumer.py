@@ -133,6 +133,7 @@ class Consumer:
         else:
             shift = shift + far_shift(plan, s, at, rows, self.places, begin)
         if const_expr(plan.riders):
+            cute.arch.sync_warp()  # one lane gives back what all have read
             self.rings["k"].consumer_release(ck)
             ck.advance()
         if const_expr(masked):

@@ -98,6 +98,12 @@ def choose_cute(
     if traits.searched:
         chosen = replace(chosen, form="flat")  # only there bounds are found ahead
     columns = (traits.query, traits.value, traits.pairs, traits.keys)
+    if (
+        "stages" not in fixed
+        and chosen.stages > 2
+        and shared(chosen, *columns) > target.shared_memory
+    ):
+        chosen = replace(chosen, stages=2)  # wide tiles are worth more
     while chosen.tile_n > 16 and shared(chosen, *columns) > target.shared_memory:
         chosen = replace(chosen, tile_n=chosen.tile_n - 16)
     return chosen

@@ -243,6 +243,8 @@ def test_there_is_room_for_one_tile_of_pairs_and_tiles_shrink_for_it():
     assert [x for x, _ in riders(two, declared)] == ["c"]
     one = spec("  score = dot(q, k) * rsqrt(D) + c[b, h, q_idx, kv_idx]", declared, SAME)
     assert emitted(one)[0].tile_n == 128
+    assert emitted(one, size=64)[0] == emitted(one, {"stages": 2}, size=64)[0]
+    assert emitted(one, size=64)[0].tile_n == 128
     window = spec(f"  mask = causal and q_idx - kv_idx < 99\n{two}", declared, SAME)
     schedule, file = emitted(window)
     assert (schedule.form, schedule.tile_n) == ("flat", 96)
