@@ -11,7 +11,8 @@ from attngen.cutelib.epilogue import Epilogue
 from attngen.cutelib.fragments import as_operand, issue, pack
 from attngen.cutelib.lowrank import LowRank
 from attngen.cutelib.order import blocks_of, edges_of, walked
-from attngen.cutelib.producer import flagged, tile_at
+from attngen.cutelib.producer import tile_at
+from attngen.cutelib.riders import Riders
 from attngen.cutelib.scores import (
     apply_mask,
     apply_score,
@@ -49,6 +50,7 @@ class Consumer:
         self.p = mine_pv.make_fragment_A(mine_pv.partition_shape_A((s.tile_m, s.tile_n)))
         self.rows = softmax.Rows(2)
         self.lowrank = LowRank(plan, mine_qk, memory, self.group, thread, self.groups)
+        self.riders = Riders(plan, memory, self.group, thread, self.places.lane)
         self.epilogue = Epilogue(kernel, atoms, maps, memory, self.group, thread, flags)
         self.mine, self.next = TURN + self.group, TURN + (self.group + 1) % self.groups
 
@@ -113,27 +115,37 @@ class Consumer:
 
     # ---- one block ------------------------------------------------------------------------------
     @cute.jit
-    def softmax(self, s, tile, n, edges, first, masked):
-        """Scores of block n to weights; tile: (`at`, `at` of each row, limits of the rows)."""
+    def softmax(self, s, tile, n, edges, first, masked, ck):
+        """Products of block n to weights; tile: (`at`, `at` of each row, limits of the rows).
+
+        The block's keys are given back: at once, or when the riders beside them have been read.
+        """
         plan = self.plan
+        stage = ck.index
+        if const_expr(not plan.riders):
+            self.rings["k"].consumer_release(ck)
+            ck.advance()
         at, rows, limits = tile
         begin = n * self.schedule.tile_n
         shift = self.lowrank.shift(at, begin)
         if const_expr(plan.near is None):
-            apply_score(plan, s, at, rows, self.places, begin)
+            apply_score(plan, s, at, rows, self.places, begin, self.riders, stage)
         else:
             shift = shift + far_shift(plan, s, at, rows, self.places, begin)
+        if const_expr(plan.riders):
+            cute.arch.sync_warp()  # one lane gives back what all have read
+            self.rings["k"].consumer_release(ck)
+            ck.advance()
         if const_expr(masked):
             apply_mask(plan, s, rows, self.places, limits, begin, edges)
         softmax.weights(plan, self.reference, s, self.rows, shift, first, masked)
+        return ck
 
     @cute.jit
     def open(self, q, tile, n, edges, ck):
         """The first block of a tile: S alone."""
         s = self.first_product(q, ck)
-        self.rings["k"].consumer_release(ck)
-        ck.advance()
-        self.softmax(s, tile, n, edges, True, True)
+        ck = self.softmax(s, tile, n, edges, True, True, ck)
         pack(self.p, as_operand(s), self.dtype)
         return ck
 
@@ -141,9 +153,7 @@ class Consumer:
     def step(self, q, tile, n, edges, ck, cv, masked, first=False):
         """One more block; first: of the next tile, while the last product of this one runs."""
         s = self.both_products(q, ck, cv)
-        self.rings["k"].consumer_release(ck)
-        ck.advance()
-        self.softmax(s, tile, n, edges, first, masked)
+        ck = self.softmax(s, tile, n, edges, first, masked, ck)
         if const_expr(self.schedule.pin):
             softmax.pin(self.rows)
         warpgroup.wait_group(0)
@@ -195,15 +205,3 @@ class Consumer:
         self.rings["q"].consumer_release(cq)
         cq.advance()
         return cq, ck, cv
-
-    @cute.jit
-    def again(self, block, flags, cq, ck, cv):
-        """The tiles a first kernel flagged, those of every grid-th number from `block` on."""
-        total, stride = self.at.grid[0] * self.at.grid[2], cute.arch.grid_dim()[0]
-        count = (total - block + stride - 1) // stride
-        for chunk in cutlass.range((count + 31) // 32, unroll=1):
-            start = block + 32 * chunk * stride
-            mask = flagged(flags, start, stride, total, self.groups)
-            for i in cutlass.range(32, unroll=1):
-                if (mask >> i) & 1 == 1:
-                    cq, ck, cv = self.tile(start + i * stride, cq, ck, cv)

@@ -5,8 +5,6 @@ FlashAttention-3's (arXiv 2407.08608); the shared memory of O and Q, the pin, th
 and full blocks and the redone tiles are this project's.
 """
 
-from dataclasses import replace
-
 import cuda.bindings.driver as cuda
 import cutlass
 from cutlass import Float32, const_expr, cute, pipeline
@@ -20,6 +18,8 @@ from attngen.cutelib.fragments import result_layout, swizzled
 from attngen.cutelib.order import Grid
 from attngen.cutelib.plan import Plan, Stream
 from attngen.cutelib.producer import Source
+from attngen.cutelib.redo import FlatRedo, Redo
+from attngen.cutelib.riders import bytes_of, copy_of, memory_of
 from attngen.cutelib.tile import WARPGROUP, At
 from attngen.cutelib.views import canonical
 
@@ -27,6 +27,13 @@ DTYPES = {"bf16": cutlass.BFloat16, "f16": cutlass.Float16}
 REGISTERS = {1: (56, 256), 2: (24, 240), 3: (32, 160)}  # producer, consumer: 64k for all
 SEARCHING = {1: (56, 256), 2: (40, 232), 3: (32, 160)}  # of a producer that searches
 SHARED = 227 << 10  # bytes that a block of threads can have on sm_90
+CONSUMERS = {
+    (False, False): Consumer,
+    (False, True): FlatConsumer,
+    (True, False): Redo,
+    (True, True): FlatRedo,
+}  # by (redo, flat)
+RIDERS = ("rider_1", "rider_2", "rider_3")  # their places in shared memory
 LOW_RANK = 16  # columns of the extra product: the least that wgmma takes
 
 
@@ -34,34 +41,25 @@ class Launch:
     """The host side of one plan: `launch(arguments, stream)` inside a `cute.jit` function."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.kernel = Kernel(plan)
-        if plan.schedule.reference == "first":
-            again = replace(plan.schedule, reference="lazy")
-            self.again = Kernel(replace(plan, name=f"{plan.name}_again", schedule=again), True)
+        self.kernel, self.redo = Kernel(plan), plan.schedule.redo
 
     def __call__(self, arguments: dict, stream) -> None:
-        """Launch the kernel, and where the reference may fail the one that redoes tiles."""
+        """Launch the kernel."""
         flags, tickets = arguments.pop("flags", None), arguments.pop("tickets", None)
-        again = None
-        if flags is not None:  # an object of its own for each trace: loops leave values in them
-            again = cute.make_tensor(flags.iterator, flags.layout)
-        self.kernel.launch(arguments, {"flags": flags, "tickets": tickets}, stream)
-        if self.plan.schedule.reference == "first":
-            self.again.launch(arguments, {"flags": again, "tickets": None}, stream)
+        given = {"flags": flags, "tickets": None if self.redo else tickets}
+        self.kernel.launch(arguments, given, stream)
 
 
 class Kernel:
-    """One kernel. again: it walks the tiles whose flag is set, as often as needed."""
+    """One kernel."""
 
-    def __init__(self, plan: Plan, again: bool = False) -> None:
-        self.plan, self.again = plan, again
-        s = plan.schedule
+    def __init__(self, plan: Plan) -> None:
+        self.plan, s = plan, plan.schedule
         self.dtype = DTYPES[plan.half]
         self.groups = s.tile_m // 64
         self.q_stages = 2 if s.flat else 1
         # launched while the kernel before it (zeros of tickets, flags) ends, which it then awaits
-        self.follows = again or s.flat
+        self.follows = s.redo or s.flat
 
     # ---- host -----------------------------------------------------------------------------------
     @cute.jit
@@ -83,6 +81,8 @@ class Kernel:
             width = plan.value.width
             one = cute.select(layouts["o"], mode=[0, 1, 2])
             copies[name] = cpasync.make_tiled_tma_atom(store, views[name], one, (64, width))
+        for rider in plan.riders:
+            copies[rider.name] = copy_of(rider, plan, arguments[rider.tensor])
         heads, batch = q.shape[2], q.shape[3]
         if const_expr("batch" not in plan.query.roles):
             batch = k.shape[3]
@@ -90,7 +90,7 @@ class Kernel:
         grid = Grid(plan, q.shape[0], k.shape[0], heads, batch, group)
         geometry = (q.shape[0], k.shape[0], *grid.values())
         total = grid.total
-        if const_expr(self.again or s.flat):
+        if const_expr(s.redo or s.flat):
             total = cutlass.min(total, s.processors)
         others = {name: x for name, x in arguments.items() if name not in views}
         views = {name: x for name, x in views.items() if name in self._read_in_kernel()}
@@ -164,6 +164,12 @@ class Kernel:
             room = cute.struct.MemRange[dt, max(counts, default=0)]
             return cute.struct.Align[room, 1024] if counts else room
 
+        def rider(i: int):
+            if i >= len(self.plan.riders):
+                return cute.struct.MemRange[cutlass.Uint8, 0]
+            room = bytes_of(self.plan.riders[i], self.plan) * s.stages
+            return cute.struct.Align[cute.struct.MemRange[cutlass.Uint8, room], 1024]
+
         @cute.struct
         class Storage:
             bar_q: cute.struct.MemRange[cutlass.Int64, 2 * self.q_stages]
@@ -177,6 +183,9 @@ class Kernel:
             o: tile(*results)
             qx: tile("qx")
             kx: tile("kx")
+            rider_1: rider(0)
+            rider_2: rider(1)
+            rider_3: rider(2)
 
         found = Storage.size_in_bytes()
         if found > SHARED:  # the driver would refuse the launch with an error that names nothing
@@ -200,7 +209,7 @@ class Kernel:
         storage = SmemAllocator().allocate(self.storage(layouts))
         rings = {
             "q": self._ring(storage.bar_q, self.q_stages, layouts["q"]),
-            "k": self._ring(storage.bar_k, s.stages, layouts["k"]),
+            "k": self._ring(storage.bar_k, s.stages, layouts["k"], plan.riders),
             "v": self._ring(storage.bar_v, s.stages, layouts["v"]),
         }
         cute.arch.mbarrier_init_fence()
@@ -225,6 +234,8 @@ class Kernel:
         o = layouts["o"]
         place = storage.q if plan.aliased else storage.o
         memory["o"] = place.get_tensor(o.outer, swizzle=o.inner)
+        for i, rider in enumerate(plan.riders):
+            memory[rider.name] = memory_of(rider, plan, getattr(storage, RIDERS[i]))
         low, high = (SEARCHING if plan.runs else REGISTERS)[self.groups]
         board = Board(plan, storage) if s.flat else None
         if warp < 4:
@@ -234,14 +245,15 @@ class Kernel:
                 self._produce(source, given, board, block)
         else:
             cute.arch.setmaxregister_increase(high)
-            kind = FlatConsumer if s.flat else Consumer
+            kind = CONSUMERS[s.redo, s.flat]
             consumer = kind(self, atoms, maps, memory, rings, at, given["flags"])
             self._consume(consumer, given, board, block)
 
-    def _ring(self, barriers, stages: int, layout):
+    def _ring(self, barriers, stages: int, layout, riders=()):
         """A ring of TMA loads: consumers give a stage back with one thread per warp."""
         group = pipeline.CooperativeGroup
         bytes_ = cute.size_in_bytes(self.dtype, cute.select(layout, mode=[0, 1]))
+        bytes_ += sum(bytes_of(x, self.plan) for x in riders)
         return pipeline.PipelineTmaAsync.create(
             barrier_storage=barriers.data_ptr(),
             num_stages=stages,
@@ -257,10 +269,11 @@ class Kernel:
         states = [
             pipeline.make_pipeline_state(kind, rings[name].num_stages) for name in ("q", "k", "v")
         ]
-        flags = given["flags"] if self.again else None
-        if const_expr(self.plan.schedule.flat):
+        s = self.plan.schedule
+        flags = given["flags"] if s.redo else None
+        if const_expr(s.flat):
             source.all(block, given["tickets"], flags, board, *states)
-        elif const_expr(self.again):
+        elif const_expr(s.redo):
             source.again(block, flags, *states)
         else:
             source.tile(block, *states)
@@ -270,7 +283,7 @@ class Kernel:
         consumer.start()
         if const_expr(self.plan.schedule.flat):
             consumer.all(board, *consumer.states())
-        elif const_expr(self.again):
+        elif const_expr(self.plan.schedule.redo):
             consumer.again(block, given["flags"], *consumer.states())
         else:
             consumer.tile(block, *consumer.states())

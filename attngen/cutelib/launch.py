@@ -1,10 +1,16 @@
-"""From a plan to a function that can be called with tensors: compiled when it is first called."""
+"""From a plan to a function that can be called with tensors: compiled when it is first called.
+
+A plan is compiled in parts, a kernel each, so that several processes can share the work
+(`attngen.runtime.cute_objects` does that, and keeps the objects).
+"""
 
 from __future__ import annotations
 
 import linecache
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from attngen.cutelib.backward.plan import BackwardPlan
@@ -18,7 +24,7 @@ _BYTES = {"bf16": 2, "f16": 2, "f32": 4, "i32": 4, "i64": 8, "bool": 1, "i8": 1}
 class Forward:
     """A kernel of a generated file: called with the arguments of its plan, in order.
 
-    `use` puts a function in place that was compiled before (an object read from disk).
+    `use` puts functions in place that were compiled before, one for each part of the plan.
     """
 
     def __init__(self, plan: Plan | BackwardPlan) -> None:
@@ -26,30 +32,67 @@ class Forward:
         self._run: Callable[..., Any] | None = None
         self._lock = threading.Lock()
 
-    def use(self, run: Callable[..., Any]) -> None:
-        """Call `run` from now on."""
-        self._run = run
+    def use(self, *runs: Callable[..., Any]) -> None:
+        """Call these from now on, in order."""
+        self._run = runs[0] if len(runs) == 1 else _all(runs)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call has nothing to compile."""
+        return self._run is not None
 
     def __call__(self, *arguments: Any) -> None:
         """Launch on the current stream."""
         run = self._run
         if run is None:
             with self._lock:
-                run = self._run = self._run or compiled(self.plan)
+                if self._run is None:
+                    self.use(*(compiled(part) for part in self.plan.parts))
+                run = self._run
+        assert run is not None
         run(*arguments)
 
 
+def _all(runs: tuple[Callable[..., Any], ...]) -> Callable[..., None]:
+    def run(*arguments: Any) -> None:
+        for part in runs:
+            part(*arguments)
+
+    return run
+
+
 def compiled(plan: Plan | BackwardPlan) -> Callable[..., Any]:
-    """The kernel compiled for this process; tensors are passed as they are (DLPack, TVM FFI)."""
+    """A part, compiled for this process; tensors are passed as they are (DLPack, TVM FFI)."""
     run: Callable[..., Any] = trace(plan, "--enable-tvm-ffi")
     return run
 
 
+def object_of(run: Any, name: str) -> bytes:
+    """What `compiled` gave, as an object file that holds it under this name."""
+    with tempfile.TemporaryDirectory(prefix="attngen_") as folder:
+        path = Path(folder) / f"{name}.o"
+        run.export_to_c(str(path), function_name=name)
+        return path.read_bytes()
+
+
+def loaded(data: bytes, name: str) -> Callable[..., Any]:
+    """The function of an object file."""
+    from cutlass.cute.runtime import load_module  # noqa: PLC0415 - see the package's docstring
+
+    with tempfile.TemporaryDirectory(prefix="attngen_") as folder:
+        path = Path(folder) / f"{name}.o"
+        path.write_bytes(data)
+        run: Callable[..., Any] = load_module(str(path), enable_tvm_ffi=True)[name]
+        return run
+
+
 def trace(plan: Plan | BackwardPlan, options: str = "") -> Any:
-    """cute.compile of the plan over tensors of any size and strides."""
+    """cute.compile of a part of a plan over tensors of any size and strides."""
     from cutlass import cute  # noqa: PLC0415 - see the package's docstring
 
-    return cute.compile(host_function(plan), *_samples(plan), options=options)
+    # named: what the compiler finds by itself is the GPU of this machine, or one it was not told of
+    arch = f"--gpu-arch {plan.arch}a"
+    return cute.compile(host_function(plan), *_samples(plan), options=f"{options} {arch}".strip())
 
 
 def host_function(plan: Plan | BackwardPlan) -> Callable[..., Any]:

@@ -34,7 +34,7 @@ int {name}_call(void** t, void* stream) {{
 
 
 def build(plans: Mapping[str, Plan], path: Path, cuda: str | None = None) -> Path:
-    """Compile the plans and link them into one shared object.
+    """Compile the plans, all their parts, and link them into one shared object.
 
     cuda: folder of a CUDA toolkit (default: CUDA_HOME); OSError if there is none.
     """
@@ -45,7 +45,8 @@ def build(plans: Mapping[str, Plan], path: Path, cuda: str | None = None) -> Pat
         raise OSError(f"no CUDA toolkit at {home}: set CUDA_HOME")
     runtime = Path(next(iter(nvidia_cutlass_dsl.__path__))) / "cu13" / "lib"
     with tempfile.TemporaryDirectory() as folder:
-        objects = [x for n, plan in plans.items() for x in _object(n, plan, Path(folder), home)]
+        parts = [(_names(n, p)[i], x) for n, p in plans.items() for i, x in enumerate(p.parts)]
+        objects = [x for n, part in parts for x in _object(n, part, Path(folder), home)]
         static = next(x for x in ("lib64", "lib") if (home / x / "libcudart_static.a").is_file())
         libraries = [
             runtime / "libcuda_dialect_runtime_static.a",
@@ -101,9 +102,19 @@ def _run(*command: Any) -> None:
         raise OSError(f"{command[0]} failed: {done.stderr[-500:]}")
 
 
-def load(path: Path, name: str, plan: Plan) -> Callable[..., None]:
-    """The kernel of an object as a function of the plan's arguments, for `Forward.use`."""
-    function = getattr(ctypes.CDLL(str(path)), f"{name}_call")
+def _names(name: str, plan: Plan) -> list[str]:
+    """Names of the parts of a plan in an object."""
+    return [name, *(f"{name}_{i}" for i in range(1, len(plan.parts)))]
+
+
+def load(path: Path, name: str, plan: Plan) -> tuple[Callable[..., None], ...]:
+    """The parts of a plan as functions of its arguments, for `Forward.use`."""
+    library = ctypes.CDLL(str(path))
+    return tuple(_function(library, n, plan) for n in _names(name, plan))
+
+
+def _function(library: ctypes.CDLL, name: str, plan: Plan) -> Callable[..., None]:
+    function = getattr(library, f"{name}_call")
     function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
     packers = [_packer(kind) for _, kind in plan.arguments]
 

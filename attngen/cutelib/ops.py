@@ -202,6 +202,11 @@ def absolute(x: Any) -> Any:
     return maximum(x, -x)
 
 
+def finite(x: Any) -> Any:
+    """The number, or 0 in place of NaN and infinity."""
+    return select(x * 0.0 == 0.0, x, 0.0)
+
+
 def maximum(*values: Any) -> Any:
     """The greatest, of registers and constants."""
     return _extreme(max, _dsl().max, values)

@@ -63,6 +63,8 @@ def blocks_of(plan: Plan, at: At):
         edge_right, edge_left = Int32(0), Int32(MANY)
     n_left = max(min(edge_left, n_max - 1), n_min)
     n_right = max(min(edge_right, n_max - 1), n_left)
+    if const_expr(plan.schedule.redo):  # one loop for all blocks: each looks at its mask
+        n_left, n_right = n_min, n_min
     return n_max, n_right, n_left, n_min, edge_right, edge_left
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Hook = Callable[..., Any]
@@ -42,7 +42,8 @@ class Schedule:
     (a constant: scores are bounded); flat: persistent, tiles run into each other, and the bounds of
     a tile are found one tile ahead; pin: keep the exponentials above the wait for the product;
     l2: bytes of keys and values that heads worked on side by side may have; processors: of the GPU;
-    arch: "sm_90", or "sm_100", where tile_m is 256 and order, form and pin have no meaning.
+    arch: "sm_90", or "sm_100", where tile_m is 256 and order, form and pin have no meaning;
+    redo: only flagged tiles are worked on, see `redo.py`.
     """
 
     tile_m: int = 128
@@ -55,6 +56,7 @@ class Schedule:
     l2: int = 40 << 20
     processors: int = 132
     arch: str = "sm_90"
+    redo: bool = False
 
     @property
     def groups(self) -> int:
@@ -65,6 +67,31 @@ class Schedule:
     def warps(self) -> int:
         """Warps of a block of threads."""
         return 16 if self.arch == "sm_100" else 4 * (self.groups + 1)
+
+
+@dataclass(frozen=True)
+class Rider:
+    """A tensor that scores read at (query, key), or at the key alone: loaded beside the keys.
+
+    name: the attribute of `at` that has its value; roles: of its axes in memory order: "batch",
+    "head", "kv_head", "query", "key" (the last one, stride 1); dtype: "f32", or of pairs "bf16" or
+    "f16".
+    """
+
+    name: str
+    tensor: str
+    roles: tuple[str, ...]
+    dtype: str
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it has an element for each pair."""
+        return "query" in self.roles
+
+    @property
+    def tile_roles(self) -> tuple[str, ...]:
+        """Axes of a tile."""
+        return ("query", "key") if self.pairs else ("key",)
 
 
 @dataclass(frozen=True)
@@ -85,7 +112,8 @@ class Plan:
     distance(at, q, k); score(at, s, column, diagonal, q, k): log2 units over `scale`;
     finish(at, q, m, l) -> (values for the rows, numbers stored); per_tile(at), per_row(at, q):
     values to have as attributes of `at`; runs: sorted rows whose runs of equal elements the mask
-    follows (`at.<name>` is then a `runs.Run`; the form must be flat).
+    follows (`at.<name>` is then a `runs.Run`; the form must be flat); riders: what scores read that
+    is loaded with the keys.
     """
 
     name: str
@@ -115,6 +143,7 @@ class Plan:
     runs: tuple[tuple[str, Hook], ...] = ()
     per_tile: Hook | None = None
     per_row: Hook | None = None
+    riders: tuple[Rider, ...] = ()
 
     @property
     def aliased(self) -> bool:
@@ -122,6 +151,20 @@ class Plan:
         query, value = self.query.width, self.value.width
         wide = query % 64 == 0 and value % 64 == 0 and not self.schedule.flat
         return query == value or wide
+
+    @property
+    def arch(self) -> str:
+        """The architecture it is for."""
+        return self.schedule.arch
+
+    @property
+    def parts(self) -> tuple[Plan, ...]:
+        """What is compiled by itself: the kernel, and the one that redoes tiles it flags."""
+        s = self.schedule
+        if s.reference != "first" or s.redo:
+            return (self,)
+        again = replace(s, reference="running", redo=True)
+        return self, replace(self, name=f"{self.name}_again", schedule=again)
 
     @property
     def number_roles(self) -> tuple[str, ...]:
@@ -134,4 +177,5 @@ class Plan:
         return frozenset(
             {x.tensor for x in (self.query, self.key, self.value, *self.row_streams)}
             | {n for n, _ in self.rows}
+            | {x.tensor for x in self.riders}
         )

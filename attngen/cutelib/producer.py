@@ -7,7 +7,8 @@ from cutlass import Int32, cute
 from cutlass.cute.nvgpu import cpasync
 
 from attngen.cutelib.order import blocks_of, place_of, walked
-from attngen.cutelib.plan import Plan, Stream
+from attngen.cutelib.plan import Plan, Rider, Stream
+from attngen.cutelib.riders import parts_of
 from attngen.cutelib.tile import At
 from attngen.cutelib.views import batch_of, head_of
 
@@ -49,17 +50,21 @@ class Source:
             cute.group_modes(block, 0, 2),
         )
 
-    def _load(self, name: str, parts, state, n=None) -> None:
-        """One tile into the ring's next stage; the transfer itself completes the barrier."""
-        into, source = parts
+    def _load(self, name: str, parts, state, n=None, riders=()) -> None:
+        """One tile into the ring's next stage; the transfer itself completes the barrier.
+
+        riders: parts of what completes the same barrier.
+        """
         ring = self.rings[name]
         ring.producer_acquire(state)
-        cute.copy(
-            self.atoms[name],
-            source if n is None else source[None, n],
-            into[None, state.index],
-            tma_bar_ptr=ring.producer_get_barrier(state),
-        )
+        names = (name, *(x.name for x in self.plan.riders)) if riders else (name,)
+        for atom, (into, source) in zip(names, (parts, *riders), strict=True):
+            cute.copy(
+                self.atoms[atom],
+                source if n is None else source[None, n],
+                into[None, state.index],
+                tma_bar_ptr=ring.producer_get_barrier(state),
+            )
 
     @cute.jit
     def again(self, block, flags, sq, sk, sv):
@@ -110,7 +115,15 @@ class Source:
                 (s.tile_n, v.width),
                 (None, 0),
             ),
+            tuple(self._rider(x, block, head, batch, keys) for x in plan.riders),
         )
+
+    def _rider(self, rider: Rider, block, head, batch, keys):
+        """Partitions of what rides with the keys."""
+        if "kv_head" in rider.roles:
+            head = head // (self.at.heads // keys.shape[2])
+        maps, memory = self.maps[rider.name], self.memory[rider.name]
+        return parts_of(rider, self.plan, maps, self.atoms[rider.name], memory, block, head, batch)
 
     @cute.jit
     def queries(self, parts, sq):
@@ -128,7 +141,7 @@ class Source:
             n = walked(i, n_max, n_right, n_left)
             if i >= masked:
                 n = n_right - 1 - (i - masked)
-            self._load("k", parts[1], sk, n)
+            self._load("k", parts[1], sk, n, parts[3])
             sk.advance()
             self._load("v", parts[2], sv, n)
             sv.advance()

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cutlass import Float32, Int32, const_expr, cute, min, range_constexpr
+from cutlass import Float32, Int32, const_expr, cute, min
 
 from attngen.cutelib.fragments import column_of, rows_columns
-from attngen.cutelib.ops import Position, integer
+from attngen.cutelib.ops import Position, integer, select
 from attngen.cutelib.plan import Plan
 from attngen.cutelib.tile import At, Places
 
@@ -28,16 +28,22 @@ def tile_and_rows(plan: Plan, at: At, places: Places, rows: int) -> tuple[At, li
     return at, [at.with_values(**plan.per_row(at, places.query(at, r))) for r in range(rows)]
 
 
-def apply_score(plan: Plan, acc, at: At, rows: list[At], places: Places, first) -> None:
+def apply_score(
+    plan: Plan, acc, at: At, rows: list[At], places: Places, first, riders=None, stage=None
+) -> None:
     """Products of one block, in place, become scores; plain Python: unrolled.
 
-    at, rows: of the tile, and of each row of the thread.
+    at, rows: of the tile, and of each row of the thread; stage: where riders of the block lie.
     """
     if plan.score is None:
         return
     s = rows_columns(acc)
     base = Position(first + places.lane)
     queries = [places.query(at, r) for r in range(cute.size(s, mode=[0]))]
+    pairs: dict[str, Any] = {}
+    if plan.riders:
+        pairs, keys = riders.pairs(stage, acc.shape), riders.keys(stage)
+        at, rows = at.with_values(**keys), [row.with_values(**keys) for row in rows]
     columns: dict[int, Any] = {}
     diagonals: dict[int, Any] = {}
     for c in range(cute.size(s, mode=[1])):
@@ -49,8 +55,11 @@ def apply_score(plan: Plan, acc, at: At, rows: list[At], places: Places, first) 
             step = offset - query.offset
             if plan.diagonal is not None and step not in diagonals:
                 diagonals[step] = plan.diagonal(at, query, key)
+            here = rows[r]
+            if pairs:
+                here = here.with_values(**{n: x[r, c].to(Float32) for n, x in pairs.items()})
             s[r, c] = plan.score(
-                rows[r], s[r, c], columns.get(offset), diagonals.get(step), query, key
+                here, s[r, c], columns.get(offset), diagonals.get(step), query, key
             )
 
 
@@ -99,20 +108,30 @@ def apply_mask(plan: Plan, acc, rows, places: Places, limits, first, edges) -> N
         if edges % 2 == 1:
             _below(s, limits[1], column)
         if edges >= LEFT:
-            for r in range_constexpr(cute.size(s, mode=[0])):
-                low = limits[0][r] - column
-                for c in range_constexpr(cute.size(s, mode=[1])):
-                    s[r, c] = s[r, c] if column_of(c) >= low else -Float32.inf
+            _from(s, limits[0], column)
     if const_expr(plan.keep is not None):
-        for r in range_constexpr(cute.size(s, mode=[0])):
-            for c in range_constexpr(cute.size(s, mode=[1])):
-                kept = plan.keep(rows[r], places.query(rows[r], r), places.key(first, c))
-                s[r, c] = s[r, c] if kept else -Float32.inf
+        _kept(plan, s, rows, places, first)
 
 
-@cute.jit
+# ---- plain Python: a conditional expression of the DSL is a branch until a late pass, `select` not
+
+
 def _below(s, ends, column) -> None:
-    for r in range_constexpr(cute.size(s, mode=[0])):
-        high = ends[r] - column
-        for c in range_constexpr(cute.size(s, mode=[1])):
-            s[r, c] = s[r, c] if column_of(c) < high else -Float32.inf
+    high = [end - column for end in ends]
+    _where(s, lambda r, c: column_of(c) < high[r])
+
+
+def _from(s, starts, column) -> None:
+    low = [start - column for start in starts]
+    _where(s, lambda r, c: column_of(c) >= low[r])
+
+
+def _kept(plan: Plan, s, rows, places: Places, first) -> None:
+    _where(s, lambda r, c: plan.keep(rows[r], places.query(rows[r], r), places.key(first, c)))
+
+
+def _where(s, kept) -> None:
+    """-inf in place of the scores (row, column) that are not kept."""
+    for r in range(cute.size(s, mode=[0])):
+        for c in range(cute.size(s, mode=[1])):
+            s[r, c] = select(kept(r, c), s[r, c], -Float32.inf)

@@ -2,6 +2,7 @@
 
 Reads one JSON request from standard input and writes one JSON answer to standard output; the
 architecture and what the compiler keeps are fixed by environment variables read at its import.
+torch is not imported: it takes longer than a small kernel, and is not needed to compile one.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from attngen.backend.emitted import Emitted
 from attngen.cutelib.backward.plan import BackwardPlan
-from attngen.cutelib.launch import Forward, trace
+from attngen.cutelib.launch import Forward, compiled, object_of, trace
 from attngen.cutelib.plan import Plan
 from attngen.runtime.load import load_module
 from attngen.schedule.cute import CuteSchedule, shared
@@ -26,11 +28,17 @@ from attngen.schedule.cute_blackwell import shared as shared_of_blackwell
 
 
 def main() -> int:
-    """Answer one request: {"source"} -> {"binaries"} or {"error"}."""
+    """Answer one request: {"source"} -> {"binaries"} or {"error"}.
+
+    With {"parts": [[kernel, number of its part], ..]}: -> {"objects"}, for this machine's GPU.
+    """
     request = json.load(sys.stdin)
     answer: dict[str, Any]
     try:
-        answer = {"binaries": binaries(request["source"])}
+        if "parts" in request:
+            answer = {"objects": objects(request["source"], request["parts"])}
+        else:
+            answer = {"binaries": binaries(request["source"])}
     except Exception as error:  # the compiler raises many kinds
         answer = {"error": f"{type(error).__name__}: {error}"}
     json.dump(answer, sys.stdout)
@@ -40,25 +48,36 @@ def main() -> int:
 def binaries(source: str) -> list[dict[str, Any]]:
     """Every device function of the file: its cubin, and what it uses."""
     with tempfile.TemporaryDirectory(prefix="attngen_") as folder:
-        module = load_module(Emitted(source, "", (), (), ()))
-        forwards = [x for x in vars(module).values() if isinstance(x, Forward)]
+        forwards = list(_kernels(source).values())
         os.environ |= {  # read when the compiler is imported, by `trace`
-            "CUTE_DSL_ARCH": _architecture(forwards[0].plan),
             "CUTE_DSL_KEEP": "cubin",
             "CUTE_DSL_DUMP_DIR": folder,
             "CUTE_DSL_NO_CACHE": "1",
         }
         found = []
         for forward in forwards:
-            before = set(Path(folder).glob("*.cubin"))
-            trace(forward.plan)
-            for path in sorted(set(Path(folder).glob("*.cubin")) - before):
-                found += _describe(path, forward.plan)
+            for part in forward.plan.parts:
+                trace(part)
+                for path in sorted(Path(folder).glob("*.cubin")):
+                    found += _describe(path, part)
+                    path.unlink()
         return found
 
 
-def _architecture(plan: Plan | BackwardPlan) -> str:
-    return "sm_90a" if isinstance(plan, BackwardPlan) else f"{plan.schedule.arch}a"
+def objects(source: str, parts: list[tuple[str, int]]) -> list[str]:
+    """The parts as objects, base64: (name of the kernel in the file, number of its part) each."""
+    kernels = _kernels(source)
+    plans = [kernels[name].plan.parts[number] for name, number in parts]
+    made = (object_of(compiled(plan), plan.name) for plan in plans)
+    return [base64.b64encode(x).decode() for x in made]
+
+
+def _kernels(source: str) -> dict[str, Forward]:
+    """The kernels of a file, by name; from here on there is no torch."""
+    sys.modules["torch"] = ModuleType("torch")  # named in the host function, which is not run
+    module = load_module(Emitted(source, "", (), (), ()))
+    sys.modules["torch"] = None  # type: ignore[assignment] # an import fails, as if not installed
+    return {name: x for name, x in vars(module).items() if isinstance(x, Forward)}
 
 
 def _describe(path: Path, plan: Plan | BackwardPlan) -> list[dict[str, Any]]:
@@ -93,7 +112,9 @@ def _shared(plan: Plan | BackwardPlan) -> int:
     schedule = CuteSchedule(s.tile_m, s.tile_n, s.stages, form=form)
     if s.arch == "sm_100":
         return shared_of_blackwell(schedule, query, value)
-    return shared(schedule, query, value)
+    pairs = sum(4 if x.dtype == "f32" else 2 for x in plan.riders if x.pairs)
+    keys = sum(4 if x.dtype == "f32" else 2 for x in plan.riders if not x.pairs)
+    return shared(schedule, query, value, pairs, keys)
 
 
 def _functions(code: str) -> list[tuple[str, str]]:

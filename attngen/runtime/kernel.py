@@ -225,6 +225,7 @@ class Kernel:
 
     def use(self, request: Request, made: Specialisation) -> None:
         """Use this file for a request from now on (a tuned schedule)."""
+        made.cache = self.cache
         self._made[request] = made
         self._plans.clear()
 
@@ -373,10 +374,11 @@ class Kernel:
     ) -> tuple[Copy, ...]:
         copies: list[Copy] = []
         for i, (tensor, value) in enumerate(zip(self.declared, values, strict=True)):
-            loaded = (descriptors and tensor.is_stream) or tensor.name in also
+            beside = tensor.name in also
+            loaded = (descriptors and tensor.is_stream) or beside
             if i in call.copies:
                 why = f"its feature axis has stride {value.stride(-1)}"
-            elif loaded and not aligned(value):
+            elif loaded and not aligned(value, beside and not tensor.is_stream):
                 why = f"no descriptor fits {found(value)}"
             else:
                 continue

@@ -96,14 +96,18 @@ class Plan:
             return self.entry(*values)
 
 
-def aligned(tensor: torch.Tensor) -> bool:
-    """Whether a tensor descriptor can be made over it: address and strides in units of 16 bytes."""
+def aligned(tensor: torch.Tensor, broadcast: bool = False) -> bool:
+    """Whether a tensor descriptor can be made over it: address and strides in units of 16 bytes.
+
+    broadcast: strides of 0 will do, but for the last two axes.
+    """
     unit = ALIGNMENT // tensor.element_size()
     strides = tensor.stride()
     return (
         strides[-1:] in ((1,), ())
         and tensor.data_ptr() % ALIGNMENT == 0
-        and all(stride % unit == 0 and stride > 0 for stride in strides[:-1])
+        and all(stride % unit == 0 for stride in strides[:-1])
+        and all(stride > 0 for stride in (strides[-2:-1] if broadcast else strides[:-1]))
     )
 
 

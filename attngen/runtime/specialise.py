@@ -16,9 +16,9 @@ from attngen.ir.attention import Attention
 from attngen.runtime import backends
 from attngen.runtime.backends import AnySchedule
 from attngen.runtime.cache import Cache, Entry
+from attngen.runtime.entry import entry_of
 from attngen.runtime.fingerprint import digest, generator
 from attngen.runtime.interface import Interface
-from attngen.runtime.load import load_module
 from attngen.runtime.tuned import tuned
 from attngen.runtime.warm import finish, start
 from attngen.schedule.cute import CuteSchedule
@@ -101,7 +101,7 @@ class Spec:
 class Specialisation:
     """One kernel file and how it came about; on a cache hit only `program` runs the passes.
 
-    reason: why its backend was taken.
+    reason: why its backend was taken; cache: where its compiled kernels are kept.
     """
 
     spec: Spec
@@ -109,6 +109,7 @@ class Specialisation:
     schedule: AnySchedule
     emitted: Emitted
     reason: str = ""
+    cache: Cache | None = None
 
     @cached_property
     def program(self) -> Program:
@@ -117,12 +118,9 @@ class Specialisation:
 
     @cached_property
     def entry(self) -> Callable[..., tuple[Any, ...]]:
-        """The host function of the file; imports Triton."""
+        """The host function of the file; imports Triton or the CuTe DSL."""
         finish()
-        function: Callable[..., tuple[Any, ...]] = getattr(
-            load_module(self.emitted), self.emitted.entry
-        )
-        return function
+        return entry_of(self.emitted, self.cache)
 
 
 def specialise(spec: Spec, request: Request, cache: Cache) -> Specialisation:
@@ -134,11 +132,12 @@ def specialise(spec: Spec, request: Request, cache: Cache) -> Specialisation:
     key = spec.key(request, f"emitted, {found.describe()}" if found else "emitted")
     if (entry := cache.get(key)) is not None:
         reason = entry.meta.get("reason", "")
-        return Specialisation(spec, request, _schedule(entry), _emitted(entry), reason)
+        return Specialisation(spec, request, _schedule(entry), _emitted(entry), reason, cache)
     if request.target.family == "cuda":
         start()
     made = with_schedule(spec, request, found) if found else generate(spec, request)
     cache.put(key, _entry(made))
+    made.cache = cache
     return made
 
 

@@ -14,7 +14,7 @@ from attngen.core.target import Target
 from attngen.runtime.backends import OF_CUTE, Choice, Options, choose_backend, generate_cute
 from attngen.runtime.backward_backend import choose_backward_backend, generate_backward
 from attngen.runtime.cache import Cache, Entry
-from attngen.runtime.load import load_module
+from attngen.runtime.entry import entry_of
 from attngen.runtime.specialise import Request, Spec, emitted_meta, stored_emitted
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class Wiring:
 class Training:
     """The pair of files of one request.
 
-    descriptors: whether forward, backward load with them; reason: why the backward's backend.
+    descriptors: whether forward, backward load with them; reason: why the backward's backend;
+    cache: where compiled kernels are kept.
     """
 
     request: Request
@@ -54,16 +55,17 @@ class Training:
     wiring: Wiring
     descriptors: tuple[bool, bool]
     reason: str = ""
+    cache: Cache | None = None
 
     @cached_property
     def forward_entry(self) -> Callable[..., tuple[Any, ...]]:
         """Host function: the tensors of the spec -> the results, then the saved rows."""
-        return _function(self.forward)
+        return entry_of(self.forward, self.cache)
 
     @cached_property
     def backward_entry(self) -> Callable[..., tuple[Any, ...]]:
         """Host function: tensors, saved rows, results, gradients of results -> gradients."""
-        return _function(self.backward)
+        return entry_of(self.backward, self.cache)
 
 
 def train(spec: Spec, request: Request, cache: Cache) -> Training:
@@ -73,9 +75,11 @@ def train(spec: Spec, request: Request, cache: Cache) -> Training:
     """
     key = spec.key(request, "training")
     if (entry := cache.get(key)) is not None:
-        return _stored(request, entry)
-    made = generate_training(spec, request)
-    cache.put(key, _entry(made))
+        made = _stored(request, entry)
+    else:
+        made = generate_training(spec, request)
+        cache.put(key, _entry(made))
+    made.cache = cache
     return made
 
 
@@ -147,11 +151,6 @@ def _kind(row: Reduced) -> str:
     if row.what == "indices":
         return "int64"
     return "half" if row.what == "moment" and row.feature else "float32"
-
-
-def _function(emitted: Emitted) -> Callable[..., tuple[Any, ...]]:
-    function: Callable[..., tuple[Any, ...]] = getattr(load_module(emitted), emitted.entry)
-    return function
 
 
 def _entry(made: Training) -> Entry:

@@ -22,6 +22,7 @@ NUMBERS: dict[str, Sequence[int]] = {
     "stages": range(1, 9),
 }
 L2 = 40 << 20  # bytes: what is left of an L2 cache for keys and values
+ALIGNED = 1024  # bytes: where a tile begins
 BARRIERS = 2048  # bytes of shared memory kept for barriers and small tables
 
 
@@ -70,8 +71,8 @@ class Traits:
     query, value: columns of queries and of values; bounded: the score is provably bounded; narrow:
     weights are float16, whose range is short; near: the first block a row visits holds keys it
     keeps, so that its maximum there is a good reference; local: rows keep few of the keys;
-    searched: bounds of a tile are searched for (documents); sloped: a term grows along
-    the keys, for which the product has sixteen more columns.
+    searched: bounds of a tile are searched for (documents); pairs, keys: bytes of each pair, of
+    each key that are loaded beside the keys.
     """
 
     query: int
@@ -81,7 +82,8 @@ class Traits:
     near: bool
     local: bool
     searched: bool
-    sloped: bool
+    pairs: int = 0
+    keys: int = 0
 
 
 def choose_cute(
@@ -95,8 +97,14 @@ def choose_cute(
         raise SpecError(Diagnostic("E303", message, help="reference = lazy"))
     if traits.searched:
         chosen = replace(chosen, form="flat")  # only there bounds are found ahead
-    query, value = traits.query, traits.value
-    while chosen.tile_n > 16 and shared(chosen, query, value) > target.shared_memory:
+    columns = (traits.query, traits.value, traits.pairs, traits.keys)
+    if (
+        "stages" not in fixed
+        and chosen.stages > 2
+        and shared(chosen, *columns) > target.shared_memory
+    ):
+        chosen = replace(chosen, stages=2)  # wide tiles are worth more
+    while chosen.tile_n > 16 and shared(chosen, *columns) > target.shared_memory:
         chosen = replace(chosen, tile_n=chosen.tile_n - 16)
     return chosen
 
@@ -108,8 +116,7 @@ def _start(traits: Traits, options: Mapping[str, Any]) -> CuteSchedule:
     small = max(traits.query, traits.value) <= 64
     # tiles that run into each other were not seen on a GPU where results have other widths
     local = traits.local and traits.query == traits.value
-    if local or traits.searched or (small and not traits.sloped):
-        # three warpgroups at 160 registers have no room for a slope beside the state of two tiles
+    if local or traits.searched or small:
         start = replace(start, form="flat", stages=3 if small else 2)
     # with l2 = 1 neighbouring tiles of one head run side by side, which read the same keys
     return replace(start, l2=1) if traits.local else start
@@ -137,12 +144,14 @@ def aliased(query: int, value: int, flat: bool) -> bool:
     return query == value or (query % 64 == 0 and value % 64 == 0 and not flat)
 
 
-def shared(s: CuteSchedule, query: int, value: int) -> int:
-    """Bytes of shared memory."""
+def shared(s: CuteSchedule, query: int, value: int, pairs: int = 0, keys: int = 0) -> int:
+    """Bytes of shared memory; pairs, keys: see `Traits`."""
     flat = s.form == "flat"
     columns = max(query, value) if aliased(query, value, flat) else query + value
     queries = s.tile_m * columns * (2 if flat else 1)
-    return 2 * (queries + s.stages * s.tile_n * (query + value)) + BARRIERS
+    beside = s.stages * s.tile_n * (s.tile_m * pairs + keys)
+    whole = -(-beside // ALIGNED) * ALIGNED
+    return 2 * (queries + s.stages * s.tile_n * (query + value)) + whole + BARRIERS
 
 
 def _override(schedule: CuteSchedule, options: Mapping[str, Any]) -> CuteSchedule:

@@ -97,6 +97,43 @@ def test_scores_that_leave_the_first_reference(rise, mask, half):
         assert not wrong(kernel, tensors, half)
 
 
+BIAS = "  input bias : half[B, H, S, S]\n  input cum : f32[B, H, S]\n"
+FORGET = "cum[b, h, q_idx] - cum[b, h, kv_idx]"
+BIASED = f"  score = dot(q, k) * rsqrt(D) + bias[b, h, q_idx, kv_idx] + {FORGET}"
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "mask", ["", "  mask = causal", "  mask = causal and q_pos - kv_idx < 100"]
+)
+def test_what_rides_with_the_keys(mask, half, size):
+    """Lengths whose rows are copied (331) or not, a bias that heads share by a stride of 0."""
+    kernel = attngen.compile(spec(f"{mask}\n{BIASED}", BIAS, SAME, LSE), backend="cute")
+    for n in (331, 1024, 77, 1):
+        tensors = inputs(kernel, {"B": 2, "H": 3, "S": n, "D": size}, half)
+        assert not wrong(kernel, tensors, half)
+        tensors["bias"] = tensors["bias"][:, :1].expand(-1, 3, -1, -1)
+        assert not wrong(kernel, tensors, half)
+
+
+def test_tiles_with_riders_and_with_documents_are_redone():
+    rising = torch.linspace(0, 400, 700, device="cuda").flip(0)
+    text = spec(f"  mask = causal\n{BIASED}", BIAS, SAME, LSE)
+    kernel = attngen.compile(text, backend="cute")
+    tensors = inputs(kernel, {"B": 1, "H": 2, "S": 700, "D": 128})
+    tensors["cum"] = -rising[None, None].repeat(1, 2, 1)
+    assert not wrong(kernel, tensors)
+    declared = "  input doc : i32[B, S] sorted\n  input w : f32[B, H, S]\n"
+    mask = "  mask = doc[b, q_idx] == doc[b, kv_idx] and kv_idx <= q_idx\n"
+    score = "  score = dot(q, k) * rsqrt(D) + w[b, h, kv_idx]"
+    kernel = attngen.compile(spec(mask + score, declared, SAME, LSE), backend="cute")
+    tensors = inputs(kernel, {"B": 1, "H": 2, "S": 700, "D": 128})
+    tensors["doc"] = (torch.arange(700, device="cuda") // 300).to(torch.int32)[None]
+    tensors["w"] = rising[None, None].repeat(1, 2, 1)
+    assert not wrong(kernel, tensors)
+
+
 def test_rows_of_nan_and_infinity_stay_by_themselves():
     kernel = attngen.compile(spec("  mask = causal", head=SAME, out=LSE), backend="cute")
     tensors = inputs(kernel, {"B": 1, "H": 2, "S": 700, "D": 128})

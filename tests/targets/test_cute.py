@@ -14,8 +14,7 @@ pytest.importorskip("cutlass")
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(x.parent.name for x in ROOT.glob("generated/*/sm_90_cute"))
 FLAT = {"gemma2", "alibi_documents", "sinks_gated"}  # tiles run into each other: one step more
-# bytes of stack: a bias per pair beside a table; rows to be redone, with a gate
-SPILLED = {"relative_bias_forward": 24, "sinks_gated_forward_again": 56}
+SPILLED = {"sinks_gated_forward_again": 40}  # bytes of stack: rows to be redone, with a gate
 SCORES = 64  # of a thread in a step: each is exponentiated once; a rescale takes two more
 
 
@@ -49,7 +48,8 @@ def test_nothing_is_spilled_and_products_are_not_serialised(kernels, name):
         assert bool(report.spills) == bool(report.stack)
         assert report.registers == 168  # as launched; the consumers take 240 from the producer
         # more waits: every product waits by itself
-        assert report.waits == (8 if name in FLAT else 6), report.describe()
+        expected = 2 if kernel.endswith("_again") else 8 if name in FLAT else 6
+        assert report.waits == expected, report.describe()
         assert report.products >= 8 * report.waits
         assert report.count("UTMALDG")
         assert report.count("UTMASTG")
@@ -58,8 +58,21 @@ def test_nothing_is_spilled_and_products_are_not_serialised(kernels, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_softmax_runs_beside_the_product(kernels, name):
     """The exponentials of a step stand above the wait for the product issued before them."""
-    for report in kernels[name].values():
+    for kernel, report in kernels[name].items():
+        if kernel.endswith("_again"):
+            continue
         for loop in report.loops[:2]:  # the masked blocks, and the full ones
             above, below = loop.exponentials
             assert (loop.waits, below) == (2, 0), report.describe()
             assert above in (SCORES, SCORES + 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_redoes_tiles_is_little_to_compile(kernels, name):
+    """One step, of which the other kernel has three or four."""
+    for kernel, report in kernels[name].items():
+        if kernel.endswith("_again"):
+            other = kernels[name][kernel.removesuffix("_again")]
+            assert report.products <= other.products / 3
+            assert len(report.instructions) < 0.8 * len(other.instructions)
+            assert report.loops[0].exponentials == (0, SCORES + 2)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from attngen.backend.cute.functions import Functions, Library
 from attngen.backend.cute.parts import parts_of
+from attngen.backend.cute.riders import Riding
 from attngen.backend.cute.shape import Shape, shape_of
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
@@ -26,7 +27,7 @@ from attngen.ir.text import spec_text
 from attngen.schedule.cute import L2, CuteSchedule
 from attngen.schedule.cute_blackwell import BLACKWELL, NOT_RUN
 
-OWN = frozenset("torch ops Forward Plan Schedule Stream FORWARD flags tickets blocks".split())
+OWN = frozenset("torch ops Forward Plan Rider Schedule Stream FORWARD flags tickets blocks".split())
 _HOOKS = """
 tiles finish first_key end_key keep slope column diagonal distance score per_tile per_row
 """.split()
@@ -74,6 +75,7 @@ class _File:
             title=f"{self.attention.name}, forward, {self.target.name}: by attngen.",
             spec=spec_text(self.attention).strip(),
             facts=[wrap_fact(f"Schedule: {self.schedule.describe()}"), *self._warning()],
+            riders=any(part.functions.riders for part in self.parts),
             functions=self.library.functions,
             plans=[part.plan() for part in self.parts],
             host_signature=call(f"def {self.entry}", [t.name for t in declared], ":"),
@@ -82,7 +84,9 @@ class _File:
         s = self.schedule
         warps = 16 if self.target.name == BLACKWELL else WARPS * (s.tile_m // 64 + 1)
         own = {t.name for t in declared}
-        aligned = {x.tensor for part in self.parts for x in part.functions.row_streams} & own
+        rows = {x.tensor for part in self.parts for x in part.functions.row_streams}
+        rows |= {x.load.tensor for part in self.parts for x in part.functions.riders}
+        aligned = rows & own
         return Emitted(
             wrap_source(source),
             self.entry,
@@ -135,6 +139,8 @@ class Part:
         self.program, self.schedule, self.target = program, schedule, target
         self.attention = program.attention
         self.shape: Shape = shape_of(program)
+        if target.name == BLACKWELL:  # its kernel reads them in memory
+            self.shape = replace(self.shape, riders=())
         self.functions = Functions(program, self.shape, library)
         last = number == count - 1
         self.name = f"{entry}_forward" if last else f"{entry}_part_{number + 1}"
@@ -170,10 +176,12 @@ class Part:
             ("scale", repr(split.scale)),
             ("near", repr(f.near)),
             ("fixed", repr(self._fixed())),
+            ("riders", tuple_text([self._rider(x, name) for x, name in f.riders.items()])),
             ("runs", tuple_text([f'("{name}", {function})' for name, function in f.runs])),
         ]
         fields += [(n, f.hooks[n]) for n in _HOOKS if n in f.hooks]
-        empty = {"row_streams": "()", "runs": "()", "near": "None", "numbers": "()", "fixed": "0.0"}
+        empty = dict.fromkeys(("row_streams", "runs", "riders", "numbers"), "()")
+        empty |= {"near": "None", "fixed": "0.0"}
         kept = [(n, text) for n, text in fields if empty.get(n) != text]
         lines = [f"    {n}={text}," for n, text in kept]
         return [f"{self.constant} = Forward(Plan(", *lines, "))"]
@@ -213,6 +221,10 @@ class Part:
             parts.append("own_head=False")
         return f"Stream({', '.join(parts)})"
 
+    def _rider(self, x: Riding, name: str) -> str:
+        tensor = self.functions.attributes[x.load.tensor]
+        return f"Rider({name!r}, {tensor!r}, {x.roles!r}, {x.dtype.value!r})"
+
     def _key_name(self, row: Row) -> str:
         """A tensor read as keys and as values has a view for each."""
         name = self.functions.attributes[row.tensor]
@@ -224,6 +236,7 @@ class Part:
         f, shape = self.functions, self.shape
         rows = {x.tensor for x in (shape.query, shape.key, shape.value, *f.row_streams)}
         declared = [t for t in self.attention.tensors if t.view is None]
+        rows |= {x.load.tensor for x in f.riders}
         return [t for t in declared if t.name in rows or f.attributes[t.name] in f.read]
 
     def _arguments(self) -> list[tuple[str, str]]:

@@ -26,8 +26,9 @@ def traits(program: Program) -> Traits:
         narrow=shape.half is Dtype.F16,
         near=exact,
         local=exact and _moves(way),
-        sloped=shape.split.slope is not None,
         searched=searched(way),
+        pairs=sum(x.bytes for x in shape.riders if x.pairs),
+        keys=sum(x.bytes for x in shape.riders if not x.pairs),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from attngen.backend.cute.body import Function, Hoisted, statements
 from attngen.backend.cute.printer import NoScalarForm, PairPrinter, TilePrinter
+from attngen.backend.cute.riders import Riding
 from attngen.backend.cute.shape import Shape
 from attngen.backend.cute.split import ANCHOR
 from attngen.backend.triton.names import Names
@@ -63,6 +64,7 @@ class Functions:
         }
         for name, _ in program.online.outputs:
             self.attributes[name] = self.names.take(name)
+        self.riders: dict[Riding, str] = {}
         self.printer = PairPrinter(program.attention, self.attributes)
         self.printer.bound[ANCHOR] = "at.row0"
         self.printer.bound[shape.split.dot] = "s"
@@ -148,6 +150,15 @@ class Functions:
 
     # ---- score ----------------------------------------------------------------------------------
     def _score(self) -> None:
+        for x in self.shape.riders:
+            name = self.attributes[x.load.tensor]
+            self.riders[x] = name = self.names.take(f"{name}_{'pair' if x.pairs else 'keys'}")
+            self.printer.bound[x.load] = f"at.{name}" if x.pairs else f"at.{name}.of(kv_idx)"
+        self._score_functions()
+        for x in self.shape.riders:  # what else reads these tensors reads them in memory
+            self.printer.bound.pop(x.load)
+
+    def _score_functions(self) -> None:
         parts = self.shape.split
         for e in (parts.slope, parts.column, parts.diagonal, parts.core, parts.rest):
             if e is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attngen.backend.cute.split import ANCHOR
 from attngen.backend.triton.index_printer import IndexPrinter, NoScalarForm
 from attngen.backend.triton.printer import ATOM, LOG2E, MUL, OR, UNARY, Printer, unbound
 from attngen.backend.triton.shape import Frame
@@ -46,6 +47,8 @@ class PairPrinter(Printer):
             return f"({name} != 0)" if tensor.dtype is Dtype.BOOL else name
         index = [self._index(e, i, x) for i, x in enumerate(e.index)]
         text = f"ops.load({', '.join([name, *index])})"
+        if ANCHOR in e.index:  # of another query than the row's own: it must not reach the row
+            return f"ops.finite({text})"
         return f"({text} != 0)" if tensor.dtype is Dtype.BOOL else text
 
     def _index(self, e: Load, i: int, index: Expr) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from attngen.backend.cute.parts import parts_of
 from attngen.backend.cute.printer import NoScalarForm, TilePrinter
+from attngen.backend.cute.riders import Riding, riders_of
 from attngen.backend.cute.split import Split, split
 from attngen.backend.triton.step import bounded, conjuncts
 from attngen.core.dtype import Dtype
@@ -37,6 +38,7 @@ class Shape:
     split: Split
     bounded: bool
     half: Dtype
+    riders: tuple[Riding, ...] = ()
 
 
 def missing(program: Program) -> list[str]:
@@ -61,7 +63,9 @@ def shape_of(program: Program) -> Shape:
         raise ValueError("the program is not supported")  # `missing` says so first
     row = value[0].row
     assert isinstance(row, Row)
-    return Shape(*sides, row, found, bounded(weights, narrow), half)
+    read = (found.core, found.rest, found.column)
+    riders = riders_of(program.attention, *read)
+    return Shape(*sides, row, found, bounded(weights, narrow), half, riders)
 
 
 def searched(way: Direction) -> bool:

@@ -13,7 +13,7 @@ from attngen.backend.triton.printer import LOG2E, scale_by
 from attngen.ir import build
 from attngen.ir.expr import Axes, Binary, Dot, Expr, Index, Load
 from attngen.ir.online import Weights
-from attngen.ir.walk import walk
+from attngen.ir.walk import substitute, walk
 from attngen.passes.score import ScoreParts, along_diagonals, split_score
 
 ANCHOR = Load("row0", (), "int")  # the first query of the tile: linear terms are measured from it
@@ -72,9 +72,12 @@ def split(weights: Weights, bounded: bool) -> Split | None:
         slope = scale_by(build.mul(build.const(linear[0].key), linear[0].coefficient), LOG2E)
         linear = []
     diagonal, rest = _diagonals(parts.rest)
+    keys, queries, rest = _anchored(rest)
+    row = _sum(row, queries)
     # a term joins the product before the scale, which the exponent multiplies with anyway
     over = 1.0 / parts.scale
-    rest, diagonal, column = (_scaled(e, over) for e in (rest, diagonal, parts.column))
+    column = _sum(parts.column, keys)
+    rest, diagonal, column = (_scaled(e, over) for e in (rest, diagonal, column))
     linear_terms = (_along_keys(x.coefficient, x.key, over) for x in linear)
     column = _sum(column, *linear_terms)
     return Split(dot, parts.scale * LOG2E, dot, rest, slope, column, diagonal, row)
@@ -115,6 +118,29 @@ def _diagonals(rest: Expr | None) -> tuple[Expr | None, Expr | None]:
         return None, None
     found = [t for t in build.terms(rest) if along_diagonals(t) and not tile_dots(t)]
     return _sum(*found), _sum(*(t for t in build.terms(rest) if t not in found))
+
+
+def _anchored(rest: Expr | None) -> tuple[Expr | None, Expr | None, Expr | None]:
+    """(terms of the key, of the row, the others).
+
+    f(q) - f(k) = (f(row0) - f(k)) + (f(q) - f(row0)). Large values cancel as they do in the
+    difference as written, and only keys are left in the loop.
+    """
+    keys: list[Expr] = []
+    rows: list[Expr] = []
+    terms = [] if rest is None else build.terms(rest)
+    left = list(terms)
+    for term in terms:
+        if term.level != Axes.QUERY or term not in left:
+            continue
+        other = build.mul(build.const(-1), substitute(term, {Index("q_idx"): Index("kv_idx")}))
+        if other.axes & Axes.QUERY or other not in left:
+            continue
+        anchor = substitute(term, {Index("q_idx"): ANCHOR})
+        keys.append(build.add(anchor, other))
+        rows.append(build.sub(term, anchor))
+        left = [x for x in left if x not in (term, other)]
+    return _sum(*keys), _sum(*rows), _sum(*left)
 
 
 def _factored(e: Expr) -> tuple[Expr, float]:

@@ -87,6 +87,16 @@ class BackwardPlan:
     per_key: Hook | None = None
 
     @property
+    def arch(self) -> str:
+        """The architecture it is for."""
+        return "sm_90"
+
+    @property
+    def parts(self) -> tuple[BackwardPlan, ...]:
+        """What is compiled by itself."""
+        return (self,)
+
+    @property
     def streams(self) -> tuple[Stream, ...]:
         """All tensors of rows."""
         own = (self.query, self.key, self.value, self.seed)

@@ -18,7 +18,7 @@ Schedule: backend=cute, tile_m=128, tile_n=128, stages=2, order=turns, reference
 import torch
 from attngen.cutelib import ops
 from attngen.cutelib.launch import Forward
-from attngen.cutelib.plan import Plan, Schedule, Stream
+from attngen.cutelib.plan import Plan, Rider, Schedule, Stream
 
 
 def end_key(at, q_idx):
@@ -32,10 +32,14 @@ def tiles(at):
     return lo, hi, 0, at.row0 + 1
 
 
+def column(at, kv_idx):
+    """Terms of the key alone."""
+    return at.factor - 11.313708498984761 * at.cum_keys.of(kv_idx)
+
+
 def score(at, s, column, diagonal, q_idx, kv_idx):
     """The score of a pair from its product s, without terms of the row; log2 units over 0.12751743082459868."""
-    rest = at.cum_scaled - 11.313708498984761 * ops.load(at.cum, at.b, at.h, at.key(kv_idx))
-    return s + rest
+    return s + column
 
 
 def finish(at, q_idx, m, l):
@@ -50,9 +54,11 @@ def out_element(at, row, acc):
     return acc * inverse
 
 
-def per_row(at, q_idx):
-    """Values that are the same for a whole row."""
-    return {"cum_scaled": 11.313708498984761 * ops.load(at.cum, at.b, at.h, at.row(q_idx))}
+def per_tile(at):
+    """Values that are the same for a whole tile."""
+    return {"factor": 11.313708498984761
+            * ops.finite(ops.load(at.cum, at.b, at.h,
+                                  ops.minimum(ops.maximum(at.row0, 0), at.cum.shape[2] - 1)))}
 
 
 FORWARD = Forward(Plan(
@@ -67,11 +73,13 @@ FORWARD = Forward(Plan(
     result_roles=('batch', 'head', 'position', 'feature'),
     schedule=Schedule(tile_m=128, tile_n=128, stages=2, turns=True, reference='first'),
     scale=0.12751743082459868,
+    riders=(Rider('cum_keys', 'cum', ('batch', 'head', 'key'), 'f32'),),
     tiles=tiles,
     finish=finish,
     end_key=end_key,
+    column=column,
     score=score,
-    per_row=per_row,
+    per_tile=per_tile,
 ))
 
 

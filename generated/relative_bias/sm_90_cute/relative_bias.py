@@ -20,7 +20,7 @@ Schedule: backend=cute, tile_m=128, tile_n=128, stages=2, order=turns, reference
 import torch
 from attngen.cutelib import ops
 from attngen.cutelib.launch import Forward
-from attngen.cutelib.plan import Plan, Schedule, Stream
+from attngen.cutelib.plan import Plan, Rider, Schedule, Stream
 
 
 def tiles(at):
@@ -37,7 +37,7 @@ def diagonal(at, q_idx, kv_idx):
 
 def score(at, s, column, diagonal, q_idx, kv_idx):
     """The score of a pair from its product s, without terms of the row; log2 units over 0.12751743082459868."""
-    rest = 11.313708498984761 * ops.load(at.bias, at.b, at.h, at.row(q_idx), at.key(kv_idx))
+    rest = 11.313708498984761 * at.bias_pair
     return s + rest + diagonal
 
 
@@ -65,6 +65,7 @@ FORWARD = Forward(Plan(
     result_roles=('batch', 'head', 'position', 'feature'),
     schedule=Schedule(tile_m=128, tile_n=128, stages=2, turns=True, reference='first'),
     scale=0.12751743082459868,
+    riders=(Rider('bias_pair', 'bias', ('batch', 'head', 'query', 'key'), 'bf16'),),
     tiles=tiles,
     finish=finish,
     diagonal=diagonal,

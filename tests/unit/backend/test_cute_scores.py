@@ -2,6 +2,7 @@
 
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ import torch
 from attngen.backend.cute.functions import Functions, Library
 from attngen.backend.cute.shape import missing, shape_of
 from attngen.core.dtype import Dtype
+from attngen.core.target import find_target
 from attngen.cutelib.ops import LOG2E, Position
+from attngen.runtime.backends import generate_cute
 from tests.unit.backend.cute_specs import SAME, Numbers, at, emitted, plan, program, spec
 
 SCALE = 1 / math.sqrt(128)
@@ -40,12 +43,40 @@ CASES = {
         "  input f : f32[B, H, S]\n",
         lambda s, q, k: s * SCALE + FORGET[q] - FORGET[k],
     ),
+    "forgetting, of another key": (
+        "  score = dot(q, k) * rsqrt(D) + f[b, h, q_idx] - 2 * f[b, h, kv_idx]",
+        "  input f : f32[B, H, S]\n",
+        lambda s, q, k: s * SCALE + FORGET[q] - 2 * FORGET[k],
+    ),
+    "a weight per key": (
+        "  score = dot(q, k) * rsqrt(D) + f[b, h, kv_idx]",
+        "  input f : f32[B, H, S]\n",
+        lambda s, q, k: s * SCALE + FORGET[k],
+    ),
+    "bias": (
+        "  score = dot(q, k) * rsqrt(D) + bias[b, h, q_idx, kv_idx]",
+        "  input bias : bf16[B, H, S, S]\n",
+        lambda s, q, k: s * SCALE + pair(q, k),
+    ),
+    "a bias that scales": (
+        f"  score = {CAPPED} * bias[q_idx, kv_idx] + f[b, h, kv_idx]",
+        "  input bias : f16[S, S]\n  input f : f32[B, H, S]\n",
+        lambda s, q, k: 30 * math.tanh(s * SCALE / 30) * pair(q, k) + FORGET[k],
+    ),
     "negative": ("  score = -0.5 * dot(q, k)", "", lambda s, q, k: -0.5 * s),
 }
+
+
+def pair(q: int, k: int) -> float:
+    """An element of a tensor of pairs."""
+    return math.sin(q + 2.5 * k)
+
+
 VALUES = {
     "a": Numbers([0.5, 0.25]),
     "t": Numbers([[0.0] * 129, TABLE]),
     "f": Numbers([[[0.0] * 300, FORGET]]),
+    "f_keys": SimpleNamespace(of=lambda kv_idx: FORGET[kv_idx.value]),
 }
 
 
@@ -55,6 +86,7 @@ def log2_score(made, here, s, q, k):
         if hook is not None:
             here.__dict__.update(hook(*given))
     query, key = Position(q), Position(k)
+    here.bias_pair = pair(q, k)
     column = made.column(here, key) if made.column else None
     diagonal = made.diagonal(here, query, key) if made.diagonal else None
     x = made.score(here, s, column, diagonal, query, key) if made.score else s
@@ -95,7 +127,7 @@ def test_a_clamped_table_is_one_number_far_from_the_diagonal():
         ("alibi", {"slope", "per_tile"}),
         ("table", {"diagonal", "distance", "score"}),
         ("softcap and alibi", {"column", "score", "per_tile"}),
-        ("forgetting", {"score", "per_row"}),
+        ("forgetting", {"column", "score", "per_tile"}),
     ],
 )
 def test_what_a_kernel_is_given(name, hooks):
@@ -115,8 +147,9 @@ def test_the_reference_follows_the_bounds_and_the_request():
     assert emitted(spec(""), {"numerics": "exact"})[0].reference == "running"
 
 
-def test_the_logarithm_of_a_sum_gets_its_row_terms_back():
-    body, declared, formula = CASES["alibi"]
+@pytest.mark.parametrize("name", ["alibi", "forgetting"])
+def test_the_logarithm_of_a_sum_gets_its_row_terms_back(name):
+    body, declared, formula = CASES[name]
     out = "  out = sum(softmax(score) * v)\n  lse = logsumexp(score)\n  return out, lse"
     made = plan(spec(body, declared, SAME, out))
     here = at(300, 300, 64, 96, **VALUES)
@@ -178,3 +211,59 @@ def test_the_host_function_passes_what_the_plan_says(options):
         assert named["flags"].numel() == 3 * 2 * 3 * 8
     if "tickets" in named:
         assert named["tickets"].tolist() == [0]
+
+
+def riders(body: str, declared: str, head: str = SAME):
+    made = program(spec(body, declared, head))
+    return [(x.load.tensor, x.roles) for x in shape_of(made).riders]
+
+
+@pytest.mark.parametrize(
+    ("term", "declared", "expected"),
+    [
+        ("c[b, h, q_idx, kv_idx]", "c : bf16[B, H, S, S]", ("batch", "head", "query", "key")),
+        ("c[q_idx, kv_idx]", "c : f16[S, S]", ("query", "key")),
+        ("c[h, kv_idx]", "c : f32[H, S]", ("head", "key")),
+        ("c[b, h, q_idx, kv_idx]", "c : f32[B, H, S, S]", None),  # two tiles of 64 KB: no room
+        ("c[b, h, kv_idx, q_idx]", "c : bf16[B, H, S, S]", None),  # keys do not lie side by side
+        ("c[b, kv_idx]", "c : i32[B, S]", None),
+        ("c[h, q_idx]", "c : f32[H, S]", None),
+        ("c[q_idx, h, kv_idx]", "c : bf16[S, H, S]", None),
+    ],
+)
+def test_what_is_loaded_beside_the_keys(term, declared, expected):
+    body = f"  score = dot(q, k) * rsqrt(D) + {term}"
+    found = riders(body, f"  input {declared}\n")
+    assert found == ([("c", expected)] if expected else [])
+
+
+def test_there_is_room_for_one_tile_of_pairs_and_tiles_shrink_for_it():
+    declared = "  input c : bf16[B, H, S, S]\n  input e : bf16[B, H, S, S]\n"
+    two = "  score = dot(q, k) * rsqrt(D) + c[b, h, q_idx, kv_idx] + e[b, h, q_idx, kv_idx]"
+    assert [x for x, _ in riders(two, declared)] == ["c"]
+    one = spec("  score = dot(q, k) * rsqrt(D) + c[b, h, q_idx, kv_idx]", declared, SAME)
+    assert emitted(one)[0].tile_n == 128
+    assert emitted(one, size=64)[0] == emitted(one, {"stages": 2}, size=64)[0]
+    assert emitted(one, size=64)[0].tile_n == 128
+    window = spec(f"  mask = causal and q_idx - kv_idx < 99\n{two}", declared, SAME)
+    schedule, file = emitted(window)
+    assert (schedule.form, schedule.tile_n) == ("flat", 96)
+    assert file.aligned == ("c",)
+
+
+def test_a_bias_is_read_in_memory_on_blackwell():
+    declared = "  input c : bf16[B, H, S, S]\n"
+    text = spec("  score = dot(q, k) * rsqrt(D) + c[b, h, q_idx, kv_idx]", declared, SAME)
+    _, file = generate_cute(program(text), find_target("sm_100"), {})
+    assert "ops.load(at.c" in file.source
+    assert "Rider" not in file.source
+
+
+def test_what_a_row_is_measured_from_is_finite():
+    body, declared, _ = CASES["forgetting"]
+    made = plan(spec(body, declared, SAME))
+    values = [math.nan, *FORGET[1:]]
+    here = at(300, 300, 0, 32, f=Numbers([[[0.0] * 300, values]]))
+    here.f_keys = SimpleNamespace(of=lambda kv_idx: values[kv_idx.value])
+    assert math.isfinite(log2_score(made, here, 0.5, 4, 3))
+    assert math.isnan(log2_score(made, here, 0.5, 4, 0))

@@ -17,7 +17,6 @@ PLAIN = Traits(
     narrow=False,
     near=True,
     local=False,
-    sloped=False,
     searched=False,
 )
 
