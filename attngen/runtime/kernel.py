@@ -225,8 +225,7 @@ class Kernel:
 
     def use(self, request: Request, made: Specialisation) -> None:
         """Use this file for a request from now on (a tuned schedule)."""
-        made.cache = self.cache
-        self._made[request] = made
+        made.cache, self._made[request] = self.cache, made
         self._plans.clear()
 
     def request(self, *tensors: Any, **by_name: Any) -> Request:
@@ -374,11 +373,10 @@ class Kernel:
     ) -> tuple[Copy, ...]:
         copies: list[Copy] = []
         for i, (tensor, value) in enumerate(zip(self.declared, values, strict=True)):
-            beside = tensor.name in also
-            loaded = (descriptors and tensor.is_stream) or beside
+            loaded = (descriptors and tensor.is_stream) or tensor.name in also
             if i in call.copies:
                 why = f"its feature axis has stride {value.stride(-1)}"
-            elif loaded and not aligned(value, beside and not tensor.is_stream):
+            elif loaded and not aligned(value, broadcast=not tensor.is_stream):
                 why = f"no descriptor fits {found(value)}"
             else:
                 continue
