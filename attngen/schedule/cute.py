@@ -73,7 +73,7 @@ class Traits:
     keeps, so that its maximum there is a good reference; local: rows keep few of the keys;
     searched: bounds of a tile are searched for (documents); pairs, keys: bytes of each pair, of
     each key that are loaded beside the keys; bare: no mask, and the score is a multiple of the
-    product.
+    product; sloped: a term grows along the keys, for which the product has sixteen more columns.
     """
 
     query: int
@@ -86,6 +86,7 @@ class Traits:
     pairs: int = 0
     keys: int = 0
     bare: bool = False
+    sloped: bool = False
 
 
 def choose_cute(
@@ -123,6 +124,10 @@ def _start(traits: Traits, options: Mapping[str, Any]) -> CuteSchedule:
     local = traits.local and traits.query == traits.value
     if local or traits.searched or small:
         start = replace(start, form="flat", stages=3 if small else 2)
+        if (
+            small and traits.sloped
+        ):  # 160 registers have no room for a slope beside two tiles' state
+            start = replace(start, tile_m=128)
     # with l2 = 1 neighbouring tiles of one head run side by side, which read the same keys
     return replace(start, l2=1) if traits.local else start
 

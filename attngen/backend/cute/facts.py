@@ -29,6 +29,7 @@ def traits(program: Program) -> Traits:
         searched=searched(way),
         pairs=sum(x.bytes for x in shape.riders if x.pairs),
         keys=sum(x.bytes for x in shape.riders if not x.pairs),
+        sloped=shape.split.slope is not None,
         bare=shape.split.plain and shape.split.slope is None and program.online.mask is None,
     )
 
