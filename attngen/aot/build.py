@@ -10,8 +10,10 @@ from typing import Any
 
 from attngen.aot.answers import stored_answers
 from attngen.aot.contract import require_contract
+from attngen.aot.cute import cute_entry, with_launches
 from attngen.aot.matrix import Choice, File, Variant, choices, halves, variant
 from attngen.aot.toolchain import toolchain
+from attngen.backend.emitted import DeviceKernel
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir.attention import Attention, Tensor
@@ -35,7 +37,8 @@ Progress = Callable[[int], Callable[[], object]]
 class Order:
     """What to build.
 
-    sizes: sizes to choose from for each feature axis, by spec (same order); attngen: its version.
+    sizes: sizes to choose from for each feature axis, by spec (same order); attngen: its version;
+    backend: "auto", "triton" or "cute".
     """
 
     module: str
@@ -46,15 +49,20 @@ class Order:
     targets: Sequence[Target]
     backward: bool = True
     attngen: str = ""
+    backend: str = "auto"
 
 
 @dataclass
 class Built:
-    """The manifest of a package, and its files by path; notes: what was left out, and why."""
+    """The manifest of a package, and its files by path.
+
+    notes: what was left out, and why; backends: (spec, target, form, backend, why) of each program.
+    """
 
     manifest: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    backends: list[tuple[str, str, str, str, str]] = field(default_factory=list)
 
 
 def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: None) -> Built:
@@ -63,7 +71,7 @@ def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: Non
     An interrupted build goes on where it was: what has been compiled is in the cache.
     """
     variants = [
-        variant(choice, half, order.targets, cache, order.backward)
+        variant(choice, half, order.targets, cache, order.backward, order.backend)
         for spec, sizes in zip(order.specs, order.sizes, strict=True)
         for choice in choices(spec, sizes)
         for half in halves(spec.attention, order.dtypes)
@@ -73,7 +81,7 @@ def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: Non
         "schema": SCHEMA,
         "package": order.module,
         "version": order.version,
-        "toolchain": toolchain(order.targets, order.attngen),
+        "toolchain": toolchain(order.targets, order.attngen, _of_cute(compiled), order.backend),
         "specs": {},
         "kernels": {},
         "answers": {},
@@ -99,6 +107,10 @@ def _compile(
         for kernel, binary in zip(file.emitted.kernels, binaries, strict=True):
             require_contract(kernel, binary, file.target)
     return {id(file): binaries for file, binaries in zip(files, found, strict=True)}
+
+
+def _of_cute(compiled: Mapping[int, list[Binary]]) -> list[Binary]:
+    return [b for own in compiled.values() for b in own if "plan" in b.launch]
 
 
 def _by_name(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
@@ -172,16 +184,14 @@ def _argument(tensor: Tensor, clamp: bool) -> dict[str, Any]:
 def _variant(v: Variant, compiled: Mapping[int, list[Binary]], built: Built) -> dict[str, Any]:
     programs: dict[str, dict[str, Any]] = {}
     for file in v.files:
-        kernels = {
-            binary.kernel: _kernel(file, i, binary, built)
-            for i, binary in enumerate(compiled[id(file)])
-        }
-        programs.setdefault(file.form, {})[file.target.name] = {
-            "schedule": file.emitted.schedule,
-            "arguments": list(file.emitted.arguments),
-            "host": list(file.emitted.host),
-            "kernels": kernels,
-        }
+        made = _program(file, compiled[id(file)], built)
+        by_target = programs.setdefault(file.form, {})
+        if file.fallback:
+            by_target[file.target.name]["fallback"] = made
+        else:
+            by_target[file.target.name] = made
+        row = (v.choice.name, file.target.name, file.form, file.emitted.backend, file.reason)
+        built.backends += [] if row in built.backends else [row]
     wiring = None
     if v.wiring is not None:
         wiring = {
@@ -194,34 +204,51 @@ def _variant(v: Variant, compiled: Mapping[int, list[Binary]], built: Built) -> 
     return {"half": half, "sizes": dict(v.choice.sizes), "wiring": wiring, "programs": programs}
 
 
+def _program(file: File, binaries: Sequence[Binary], built: Built) -> dict[str, Any]:
+    kernels = {b.kernel: _kernel(file, i, b, built) for i, b in enumerate(binaries)}
+    return {
+        "schedule": file.emitted.schedule,
+        "arguments": list(file.emitted.arguments),
+        "host": with_launches(file.emitted.host, binaries),
+        "kernels": kernels,
+    }
+
+
 def _kernel(file: File, number: int, binary: Binary, built: Built) -> str:
-    """Add a binary; its key. Equal binaries of equal use are one."""
+    """Add a binary; its key. Equal binaries of equal use are one; a file may hold several."""
     device = file.emitted.kernels[number]
     digest, arch = _sha256(binary.data), _architecture(file.target)
     path = f"kernels/{arch}/{digest[:24]}.{binary.kind}"
     built.files[path] = binary.data
-    launch = {k: v for k, v in binary.launch.items() if k != "steady"}
-    names = list(device.signature)
     if not binary.launch["steady"]:
         note = "ptxas ran at changing addresses: the package may differ from build to build"
         built.notes += [] if note in built.notes else [note]
-    built.manifest["kernels"][digest[:24]] = {
-        "backend": "triton",
+    cute = "plan" in binary.launch
+    key = f"{digest[:24]}.{binary.launch['number']}" if cute else digest[:24]
+    built.manifest["kernels"][key] = {
         "kind": binary.kind,
         "arch": arch,
         "file": path,
         "sha256": digest,
         "bytes": len(binary.data),
         "symbol": binary.symbol,
-        "threads": binary.warps * file.target.warp,
         "shared": binary.shared_bytes,
         "registers": binary.registers,
         "spills": binary.spills_bytes,
+        **(cute_entry(binary) if cute else _triton_entry(device, binary, file.target)),
+    }
+    return key
+
+
+def _triton_entry(device: DeviceKernel, binary: Binary, target: Target) -> dict[str, Any]:
+    names = list(device.signature)
+    return {
+        "backend": "triton",
+        "threads": binary.warps * target.warp,
         "parameters": list(device.signature.values()),
         "divisible": [names.index(n) for n in device.divisible],
-        **launch,
+        **{k: v for k, v in binary.launch.items() if k != "steady"},
     }
-    return digest[:24]
 
 
 def _architecture(target: Target) -> str:

@@ -1,7 +1,8 @@
 """`--format cpp`: a header, binaries and a small launcher for programs without Python.
 
 The host functions come from the same steps as the generated Python ones and the manifest's.
-Gradients that want a sum of arrays afterwards need a tensor library, and are left out.
+Gradients that want a sum of arrays afterwards need a tensor library, and are left out; of kernels
+that CuTe and Triton both made, Triton's are taken.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def _variant(
 ) -> list[dict[str, Any]]:
     out = []
     for form in ("decode", "forward", "training", "backward"):  # decoding is asked about first
-        for target, program in variant["programs"].get(form, {}).items():
-            if not target.startswith("sm_") or not _plain(program["host"]):
+        for target, best in variant["programs"].get(form, {}).items():
+            program = _without_structs(best, kernels)
+            if not target.startswith("sm_") or program is None or not _plain(program["host"]):
                 continue
             own = {k: kernels[number] for k, number in program["kernels"].items()}
             for k in own.values():
@@ -90,6 +92,16 @@ def _variant(
                 }
             )
     return out
+
+
+def _without_structs(
+    program: dict[str, Any], kernels: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Triton's program: this launcher does not fill in the structs of CuTe's kernels."""
+    if all(kernels[number]["backend"] == "triton" for number in program["kernels"].values()):
+        return program
+    found: dict[str, Any] | None = program.get("fallback")
+    return found
 
 
 def _plain(host: Sequence[Any]) -> bool:
