@@ -12,6 +12,7 @@ from attngen.aot.answers import stored_answers
 from attngen.aot.contract import require_contract
 from attngen.aot.cute import cute_entry, with_launches
 from attngen.aot.matrix import Choice, File, Variant, choices, halves, variant
+from attngen.aot.packing import SUFFIX, pack
 from attngen.aot.toolchain import toolchain
 from attngen.backend.emitted import DeviceKernel
 from attngen.core.dtype import Dtype
@@ -216,25 +217,28 @@ def _program(file: File, binaries: Sequence[Binary], built: Built) -> dict[str, 
 
 def _kernel(file: File, number: int, binary: Binary, built: Built) -> str:
     """Add a binary; its key. Equal binaries of equal use are one; a file may hold several."""
-    device = file.emitted.kernels[number]
-    digest, arch = _sha256(binary.data), _architecture(file.target)
-    path = f"kernels/{arch}/{digest[:24]}.{binary.kind}"
-    built.files[path] = binary.data
+    device, arch = file.emitted.kernels[number], _architecture(file.target)
+    cute = "plan" in binary.launch
+    packing = {"packing": "xz"} if cute or file.fallback else {}
+    data = pack(binary.data) if packing else binary.data
+    digest = _sha256(data)
+    path = f"kernels/{arch}/{digest[:24]}.{binary.kind}{SUFFIX if packing else ''}"
+    built.files[path] = data
     if not binary.launch["steady"]:
         note = "ptxas ran at changing addresses: the package may differ from build to build"
         built.notes += [] if note in built.notes else [note]
-    cute = "plan" in binary.launch
     key = f"{digest[:24]}.{binary.launch['number']}" if cute else digest[:24]
     built.manifest["kernels"][key] = {
         "kind": binary.kind,
         "arch": arch,
         "file": path,
         "sha256": digest,
-        "bytes": len(binary.data),
+        "bytes": len(data),
         "symbol": binary.symbol,
         "shared": binary.shared_bytes,
         "registers": binary.registers,
         "spills": binary.spills_bytes,
+        **packing,
         **(cute_entry(binary) if cute else _triton_entry(device, binary, file.target)),
     }
     return key

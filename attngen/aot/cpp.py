@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attngen.aot.build import Built
+from attngen.aot.packing import image_name, unpacked
 from attngen.aot.wheel import manifest_bytes
 from attngen.backend.templates import render
 from attngen.core.diagnostics import Diagnostic, SpecError
@@ -44,15 +45,16 @@ def bundle(built: Built) -> dict[str, bytes]:
     if not programs:
         message = "the C++ launcher is for CUDA, and the package has none of its targets"
         raise SpecError(Diagnostic("E441", message, help="--targets sm_90"))
+    images = {path: unpacked(k, built.files[path]) for path, k in used.items()}
     view = {
         "package": manifest["package"],
         "version": manifest["version"],
         "generator": manifest["toolchain"]["attngen"],
-        "kernels": [_kernel(k, built.files[k["file"]]) for k in used.values()],
+        "kernels": [_kernel(k, images[path]) for path, k in used.items()],
         "programs": programs,
         "functions": list(functions.values()),
     }
-    files = {k["file"]: built.files[k["file"]] for k in used.values()}
+    files = {image_name(path): image for path, image in images.items()}
     package = manifest["package"]
     for name in (f"{package}.hpp", f"{package}.cpp"):
         files[name] = render(f"package/cpp/package.{name[-3:]}.j2", **view).encode()
@@ -94,9 +96,7 @@ def _variant(
     return out
 
 
-def _without_structs(
-    program: dict[str, Any], kernels: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def _without_structs(program: dict[str, Any], kernels: Mapping[str, Any]) -> dict[str, Any] | None:
     """Triton's program: this launcher does not fill in the structs of CuTe's kernels."""
     if all(kernels[number]["backend"] == "triton" for number in program["kernels"].values()):
         return program
@@ -266,7 +266,8 @@ def _kernel(kernel: dict[str, Any], data: bytes) -> dict[str, Any]:
     for byte in data:
         digest = (digest ^ byte) * 1099511628211 & (1 << 64) - 1
     dependent = "true" if kernel["dependent"] else "false"
-    return kernel | {"name": _symbol(kernel), "hash": digest, "dependent": dependent}
+    own = {"file": image_name(kernel["file"]), "bytes": len(data), "hash": digest}
+    return kernel | own | {"name": _symbol(kernel), "dependent": dependent}
 
 
 def _symbol(kernel: dict[str, Any]) -> str:

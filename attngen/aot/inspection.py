@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attngen.aot.elf import Facts, read
+from attngen.aot.packing import unpacked
 from attngen.core.diagnostics import Diagnostic, SpecError
 
 SCHEMA = 1
@@ -112,7 +113,7 @@ def _look(entry: dict[str, Any], data: bytes | None) -> tuple[Facts | None, str]
         return None, "damaged: sha256 differs"
     symbol = entry["symbol"] if entry["backend"] == "cute" else ""
     try:
-        return read(data, symbol), ""
+        return read(unpacked(entry, data), symbol), ""
     except ValueError as error:
         return None, str(error)
 

@@ -26,7 +26,8 @@ METHODS = ("exp", "log", "tanh", "sigmoid", "sqrt", "rsqrt", "cos", "sin")  # of
 class Value:
     """One operation.
 
-    Numbers: number, shape, stride, count (of all elements), add, sub, mul, floordiv, cdiv, min, max, power2, low_bit.
+    Numbers: number, shape, stride, count (of all elements), add, sub, mul, floordiv, cdiv, min,
+    max, power2, low_bit.
     Arrays: add, mul, recip, sum, permute, unflatten, first (columns), column (one more axis), to (a
     dtype), and METHODS. name: a variable of the host function or one of its arguments.
     """

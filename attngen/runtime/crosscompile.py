@@ -18,7 +18,7 @@ from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.target import Target
 from attngen.runtime.binary import Binary, require_fit
 from attngen.runtime.cache import Cache, Entry
-from attngen.runtime.fingerprint import digest, generator, toolchain
+from attngen.runtime.fingerprint import digest, library, toolchain
 from attngen.runtime.settings import worker_environment
 
 WORKERS = 2
@@ -80,7 +80,7 @@ def binary_key(emitted: Emitted, kernel: DeviceKernel, target: Target, steady: b
         kernel=_request(kernel),
         target=target.name,
         toolchain=toolchain(compiler),
-        library=generator() if compiler == "cute" else "",
+        library=library() if compiler == "cute" else "",
     )
 
 
@@ -94,7 +94,7 @@ def _request(kernel: DeviceKernel) -> dict[str, Any]:
 def _compile(
     emitted: Emitted, kernels: Iterable[DeviceKernel], target: Target, steady: bool
 ) -> list[Binary]:
-    """Triton's kernels are asked for one by one; a plan of CuTe has no signature, and comes whole."""
+    """Triton's kernels are asked for one by one; plans of CuTe, without signatures, come whole."""
     found: list[Binary] = []
     wanted = list(kernels)
     own = [kernel for kernel in wanted if kernel.signature or emitted.backend == "triton"]

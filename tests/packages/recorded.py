@@ -1,6 +1,6 @@
 """Host functions as the CuTe DSL compiles them, run without a GPU: what they launch is recorded.
 
-    python recorded.py FOLDER < [source, ...]     writes FOLDER/NUMBER.PLAN.{o,name} of every plan
+python recorded.py FOLDER < [source, ...]     writes FOLDER/NUMBER.PLAN.{o,name} of every plan
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import torch
 
 import attngen
 from attngen.aot.cute import BYTES, layout
-from attngen.aot.launcher import arguments, driver, kernel, package, ready
+from attngen.aot.launcher import driver
 from attngen.aot.launcher.prepare import Preparation
 from attngen.aot.matrix import choices, variant
 from attngen.core.dtype import Dtype
@@ -52,7 +52,11 @@ def made(tmp_path_factory):
         unpacked(found, folder)
         sources = [f.emitted.source for f in files_of().values()]
         command = [sys.executable, "-m", "tests.packages.recorded", folder]
-        environment = {**__import__("os").environ, "CUTE_DSL_ARCH": "sm_90a", "PYTHONPATH": str(ROOT)}
+        environment = {
+            **__import__("os").environ,
+            "CUTE_DSL_ARCH": "sm_90a",
+            "PYTHONPATH": str(ROOT),
+        }
         subprocess.run(
             command, input=json.dumps(sources), text=True, check=True, env=environment, cwd=ROOT
         )
@@ -166,7 +170,12 @@ def masked(record, types):
 def seen(record, types):
     name = record.name.decode()
     launch = list(record.grid), list(record.block), record.shared, record.stream
-    return name, launch, (record.dependent, record.cooperative, record.others), masked(record, types)
+    return (
+        name,
+        launch,
+        (record.dependent, record.cooperative, record.others),
+        masked(record, types),
+    )
 
 
 class Case:

@@ -86,7 +86,7 @@ class Device:
         """A file, which may hold several functions, verified and loaded once."""
         found = self._modules.get(entry["file"])
         if found is None:
-            image = self.package.contents(entry)
+            image = self.package.image(entry)
             found = self._modules[entry["file"]] = self.driver.module(image, entry)
         return found
 

@@ -215,7 +215,7 @@ def _inserted(base: Any, position: list[int], value: Any) -> Any:
 
 def _alloca(_: Run, op: Operation, __: list[Any]) -> Place:
     type_ = read_type(op.attributes["elem_type"])
-    return Place(Memory(type_, *op.numbers("alignment")))
+    return Place(Memory(type_, sum(op.numbers("alignment"))))
 
 
 def _compare(_: Run, op: Operation, given: list[Any]) -> Number:
@@ -288,7 +288,7 @@ _HANDLERS: dict[str, Handler] = {
     "llvm.sdiv": _two(numbers.div),
     "llvm.and": _two(numbers.both),
     "llvm.or": _two(numbers.either),
-    "llvm.shl": lambda _, op, given: numbers.left(*given, 8 * read_type(op.result_type).size),
+    "llvm.shl": lambda _, op, g: numbers.left(g[0], g[1], 8 * read_type(op.result_type).size),
     "llvm.lshr": _two(numbers.right),
     "llvm.icmp": _compare,
     "llvm.select": lambda _, __, given: numbers.select(*given),

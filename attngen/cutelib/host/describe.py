@@ -127,4 +127,8 @@ def _operations(tree: Any) -> set[str]:
 
 
 def _plain(tree: Any) -> Any:
-    return [_plain(x) for x in tree] if isinstance(tree, Sequence) and not isinstance(tree, str) else tree
+    return (
+        [_plain(x) for x in tree]
+        if isinstance(tree, Sequence) and not isinstance(tree, str)
+        else tree
+    )

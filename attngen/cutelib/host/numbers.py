@@ -170,8 +170,11 @@ def select(condition: Number, a: Number, b: Number) -> Number:
         case ("lt", x, y) if (y, x) == (a.tree, b.tree):
             return Number(("max", x, y), max(a.low, b.low), max(a.high, b.high))
         case ("sub", 1, ("eq", x, ("mul", ("floordiv", y, d) as q, e))) if (
-            (x, d, b.tree, a.tree) == (y, e, q, ("add", q, 1))
-        ):
+            x,
+            d,
+            b.tree,
+            a.tree,
+        ) == (y, e, q, ("add", q, 1)):
             return Number(("cdiv", x, d), low, high)
     return Number(("select", condition.tree, a.tree, b.tree), low, high)
 

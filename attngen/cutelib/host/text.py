@@ -64,7 +64,7 @@ def blocks(body: list[str]) -> dict[str, Block]:
             found[head[1]] = Block([_argument(x) for x in split(head[2] or "")])
             continue
         match = _LINE.match(line)
-        if match is None or not found and line:
+        if match is None or not found:
             raise HostCodeError(f"a line that is not read: {line[:120]}")
         next(reversed(found.values())).operations.append(_operation(match))
     return found
