@@ -12,7 +12,7 @@ struct attribute { int id; char pad[4]; unsigned value[16]; };
 
 static struct { char name[NAME]; int sizes[PARAMETERS], count; } known[KERNELS];
 static struct record records[LAUNCHES];
-static int kernels, launches, loads, major = 9, minor = 0, most_shared = 232448, fail_with, encodes;
+static int kernels, launches, loads, major = 9, minor = 0, most_shared = 232448, fail_with, encodes, cuda = 13000;
 
 void fake_reset(int a, int b, int shared) { major = a; minor = b; most_shared = shared; launches = loads = encodes = fail_with = 0; }
 void fake_fail(int status) { fail_with = status; }
@@ -30,7 +30,8 @@ void fake_sizes(const char *name, const int *sizes, int count) {
 }
 
 int cuInit(unsigned flags) { return 0; }
-int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+void fake_version(int version) { cuda = version; }
+int cuDriverGetVersion(int *version) { *version = cuda; return 0; }
 int cuDeviceGet(int *device, int i) { *device = i; return 0; }
 int cuDeviceGetAttribute(int *value, int number, int device) {
   *value = number == 75 ? major : number == 76 ? minor : number == 97 ? most_shared : 0;
