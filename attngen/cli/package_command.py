@@ -153,7 +153,7 @@ def _rows(built: Built) -> list[list[str]]:
     rows = []
     for arch in sorted({k["arch"] for k in kernels}):
         own = [k for k in kernels if k["arch"] == arch]
-        size = sum(k["bytes"] for k in own)
+        size = sum({k["file"]: k["bytes"] for k in own}.values())  # a file may hold several
         spilled = sum(k["spills"] > 0 for k in own)
         rows.append([arch, f"{len(own)} binaries", kibibytes(size), f"{spilled} with spills"])
     return rows
