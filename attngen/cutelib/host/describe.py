@@ -38,7 +38,10 @@ def describe(text: str, plan: Plan | BackwardPlan) -> list[dict[str, Any]]:
         for (name, kind), type_ in zip(plan.arguments, own, strict=False)
     ]
     arguments += [Opaque("stream")] * (len(own) - len(arguments))
-    return [_launch(x) for x in Run(code, arguments).run()]
+    try:
+        return [_launch(x) for x in Run(code, arguments).run()]
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise HostCodeError(f"code of another form than expected: {error!r}") from None
 
 
 def _host(text: str, plan: Plan | BackwardPlan) -> dict[str, Block]:

@@ -69,13 +69,16 @@ def test_a_loop_that_is_decided_now_is_run():
         ('%grid = "llvm.call"(%one) <{callee = @printf}> : (i32) -> i32', "a call of printf"),
         ('%grid = "llvm.shl"(%one, %rows) : (i32, i32) -> i32', "a shift by a number"),
         ('%b = "llvm.icmp"(%rows, %tile) <{predicate = 2 : i64}> : (i32, i32) -> i1\n'
-         '    "llvm.cond_br"(%b)[^bb1, ^bb1] <{operandSegmentSizes = array<i32: 1,0,0>}> : () -> ()\n'
+         '"llvm.cond_br"(%b)[^bb1, ^bb1] <{operandSegmentSizes = array<i32: 1, 0, 0>}> : () -> ()\n'
          '  ^bb1:', "a branch that depends on the call"),
         ('"llvm.br"()[^bb1] : () -> ()\n  ^bb1:\n    "llvm.br"()[^bb1] : () -> ()\n  ^bb2:',
          "a loop that does not end"),
         ('%grid = "llvm.trunc"(%step) : (i64) -> i32', "cut to 32 bits"),
         ('"llvm.unreachable"() : () -> ()', "gives up"),
         ("what is this", "a line that is not read"),
+        ('%grid = "llvm.add"(%nobody, %one) : (i32, i32) -> i32', "another form"),
+        ('%grid = "llvm.extractvalue"(%one) <{position = array<i64: 0>}> : (i32) -> i32',
+         "another form"),
     ],
 )  # fmt: skip
 def test_what_has_no_form_is_refused(middle, words):
