@@ -32,7 +32,7 @@ _KEYWORDS = frozenset(
 
 
 def bundle(built: Built) -> dict[str, bytes]:
-    """Relative path -> contents. SpecError E441: there is nothing of CUDA in the package."""
+    """Relative path -> contents. SpecError E441: what this launcher does not launch."""
     manifest = built.manifest
     used: dict[str, dict[str, Any]] = {}
     functions: dict[str, dict[str, Any]] = {}
@@ -76,8 +76,8 @@ def _variant(
     out = []
     for form in ("decode", "forward", "training", "backward"):  # decoding is asked about first
         for target, best in variant["programs"].get(form, {}).items():
-            program = _without_structs(best, kernels)
-            if not target.startswith("sm_") or program is None or not _plain(program["host"]):
+            program = _without_structs(name, best, kernels)
+            if not target.startswith("sm_") or not _plain(program["host"]):
                 continue
             own = {k: kernels[number] for k, number in program["kernels"].items()}
             for k in own.values():
@@ -96,11 +96,16 @@ def _variant(
     return out
 
 
-def _without_structs(program: dict[str, Any], kernels: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Triton's program: this launcher does not fill in the structs of CuTe's kernels."""
+def _without_structs(
+    name: str, program: dict[str, Any], kernels: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Triton's program. SpecError E441: this launcher does not fill in the structs of CuTe's."""
     if all(kernels[number]["backend"] == "triton" for number in program["kernels"].values()):
         return program
-    found: dict[str, Any] | None = program.get("fallback")
+    if "fallback" not in program:
+        message = f"the C++ launcher does not launch kernels of CuTe, and {name} has no others"
+        raise SpecError(Diagnostic("E441", message, help="--backend auto, or triton"))
+    found: dict[str, Any] = program["fallback"]
     return found
 
 

@@ -4,6 +4,7 @@ Its launches are the matter of test_cute_launches.py.
 """
 
 import base64
+import copy
 import ctypes
 import hashlib
 import json
@@ -23,6 +24,7 @@ from attngen.aot.launcher.errors import DamagedError, NoBinaryError
 from attngen.aot.packing import unpacked as unpack
 from attngen.aot.wheel import wheel
 from attngen.cli.package_command import command
+from attngen.core.diagnostics import SpecError
 from attngen.runtime import backends
 from tests.packages.building import ROOT, built, unpacked
 from tests.packages.clean_record import Record
@@ -241,6 +243,14 @@ def test_cpp_takes_those_of_triton(made):
     assert not [path for path in files if path.endswith(".xz")]
     images = [files[p] for p in files if p.startswith("kernels/")]
     assert all(data[:4] == b"\x7fELF" for data in images)
+
+
+def test_cpp_without_those_of_triton_is_refused(made):
+    alone = copy.deepcopy(made)
+    for variant in alone.manifest["specs"]["flash"]["variants"]:
+        del variant["programs"]["forward"]["sm_90"]["fallback"]
+    with pytest.raises(SpecError, match="E441"):
+        bundle(alone)
 
 
 CLEAN = """
