@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attngen.aot.answers import stored_answers
@@ -15,6 +15,7 @@ from attngen.aot.matrix import Choice, File, Variant, choices, halves, variant
 from attngen.aot.packing import SUFFIX, pack
 from attngen.aot.toolchain import toolchain
 from attngen.backend.emitted import DeviceKernel
+from attngen.core.diagnostics import SpecError
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir.attention import Attention, Tensor
@@ -77,17 +78,20 @@ def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: Non
         for choice in choices(spec, sizes)
         for half in halves(spec.attention, order.dtypes)
     ]
-    compiled = _compile(variants, cache, progress)
+    compiled, notes = _compile(variants, cache, progress), list[str]()
+    _keep_what_fits(variants, compiled, notes)
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "package": order.module,
         "version": order.version,
-        "toolchain": toolchain(order.targets, order.attngen, _of_cute(compiled), order.backend),
+        "toolchain": toolchain(
+            order.targets, order.attngen, _of_cute(variants, compiled), order.backend
+        ),
         "specs": {},
         "kernels": {},
         "answers": {},
     }
-    built = Built(manifest)
+    built = Built(manifest, notes=notes)
     for spec in order.specs:
         own = [v for v in variants if v.choice.spec is spec]
         manifest["specs"][own[0].choice.name] = _spec(own, compiled, built)
@@ -99,19 +103,39 @@ def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: Non
 def _compile(
     variants: Sequence[Variant], cache: Cache, progress: Progress
 ) -> dict[int, list[Binary]]:
+    """Binaries by the identity of what was emitted."""
     files = [f for v in variants for f in v.files]
     advance = progress(len(files))
     jobs = [(f.emitted, f.target) for f in files]
     workers = os.cpu_count() or 1
     found = compile_many(jobs, cache, lambda _: advance(), steady=True, workers=workers)
-    for file, binaries in zip(files, found, strict=True):
-        for kernel, binary in zip(file.emitted.kernels, binaries, strict=True):
-            require_contract(kernel, binary, file.target)
-    return {id(file): binaries for file, binaries in zip(files, found, strict=True)}
+    return {id(file.emitted): binaries for file, binaries in zip(files, found, strict=True)}
 
 
-def _of_cute(compiled: Mapping[int, list[Binary]]) -> list[Binary]:
-    return [b for own in compiled.values() for b in own if "plan" in b.launch]
+def _keep_what_fits(
+    variants: Sequence[Variant], compiled: Mapping[int, list[Binary]], notes: list[str]
+) -> None:
+    """Hold every file to its contract; one of CuTe that breaks it gives way to its fallback."""
+    for v in variants:
+        kept: list[File] = []
+        for file in v.files:
+            try:
+                for k, binary in zip(file.emitted.kernels, compiled[id(file.emitted)], strict=True):
+                    require_contract(k, binary, file.target)
+            except SpecError as error:
+                own = (file.form, file.target)
+                if not any(f.fallback and (f.form, f.target) == own for f in v.files):
+                    raise
+                notes.append(f"{v.choice.name} takes Triton's {file.form}: {error}")
+                continue
+            alone = not any((f.form, f.target) == (file.form, file.target) for f in kept)
+            kept.append(replace(file, fallback=file.fallback and not alone))
+        v.files = kept
+
+
+def _of_cute(variants: Sequence[Variant], compiled: Mapping[int, list[Binary]]) -> list[Binary]:
+    own = [compiled[id(file.emitted)] for v in variants for file in v.files]
+    return [b for binaries in own for b in binaries if "plan" in b.launch]
 
 
 def _by_name(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
@@ -185,7 +209,7 @@ def _argument(tensor: Tensor, clamp: bool) -> dict[str, Any]:
 def _variant(v: Variant, compiled: Mapping[int, list[Binary]], built: Built) -> dict[str, Any]:
     programs: dict[str, dict[str, Any]] = {}
     for file in v.files:
-        made = _program(file, compiled[id(file)], built)
+        made = _program(file, compiled[id(file.emitted)], built)
         by_target = programs.setdefault(file.form, {})
         if file.fallback:
             by_target[file.target.name]["fallback"] = made

@@ -6,6 +6,7 @@ Its launches are the matter of test_cute_launches.py.
 import base64
 import copy
 import ctypes
+import dataclasses
 import hashlib
 import json
 import lzma
@@ -17,6 +18,7 @@ import jsonschema
 import pytest
 import torch
 
+from attngen.aot import build
 from attngen.aot.cpp import bundle
 from attngen.aot.inspection import inspect
 from attngen.aot.launcher import arguments, driver, kernel, operators, package, ready, selfcheck
@@ -243,6 +245,28 @@ def test_cpp_takes_those_of_triton(made):
     assert not [path for path in files if path.endswith(".xz")]
     images = [files[p] for p in files if p.startswith("kernels/")]
     assert all(data[:4] == b"\x7fELF" for data in images)
+
+
+def test_host_code_that_is_not_understood_leaves_triton(made, monkeypatch):
+    """A newer DSL may lower in other words; where CuTe was asked for, that is an error."""
+    compiled = build.compile_many
+
+    def changed(*given, **named):
+        found = compiled(*given, **named)
+        return [[spoilt(b) if "plan" in b.launch else b for b in own] for own in found]
+
+    def spoilt(binary):
+        return dataclasses.replace(binary, launch={**binary.launch, "problem": "other words"})
+
+    monkeypatch.setattr(build, "compile_many", changed)
+    found = make_package()
+    programs = found.manifest["specs"]["flash"]["variants"][0]["programs"]["forward"]
+    (number,) = programs["sm_90"]["kernels"].values()
+    assert found.manifest["kernels"][number]["backend"] == "triton"
+    assert "fallback" not in programs["sm_90"]
+    assert ["other words" in note for note in found.notes] == [True, True]
+    with pytest.raises(SpecError, match="E313"):
+        built([ROOT / "examples" / "flash.attn"], ["sm_90"], backend="cute")
 
 
 def test_cpp_without_those_of_triton_is_refused(made):
