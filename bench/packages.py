@@ -4,7 +4,8 @@
 
 FOLDER holds acme_kernels, unpacked from a wheel of about twenty kernels that was built with
 `attngen package examples/flash.attn examples/gemma2.attn examples/alibi_documents.attn --targets
-sm_90 --dtypes bf16 --name acme-kernels`. The same specs are compiled here by attngen.
+sm_90 --dtypes bf16 --name acme-kernels`. The same specs are compiled here by attngen, by the
+backend that --backend names (default: what attngen chooses: CuTe where the DSL is installed).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import torch
 from measure import host_us, median_ms
 
 import attngen
+from attngen.core.target import find_target
 
+SPECS = ("gemma2", "flash", "alibi_documents")
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 GOALS = {"load": 50.0, "first call": 10.0, "host": 20.0, "kernel": 1.02}
 
@@ -78,6 +81,25 @@ def tensors(batch: int, queries: int, keys: int, heads: int, groups: int) -> lis
     return [torch.randn(batch, s, h, 128, device="cuda", dtype=torch.bfloat16) for s, h in shapes]
 
 
+def backends(acme, kernels: dict) -> str:
+    """Which backend made the forward kernels of the package, and those compiled here."""
+    manifest, shown = acme._package.manifest, []
+    for name, kernel in kernels.items():
+        programs = manifest["specs"][name]["variants"][0]["programs"]["forward"]
+        numbers = programs["sm_90"]["kernels"].values()
+        packaged = sorted({manifest["kernels"][n]["backend"] for n in numbers})
+        here = kernel.specialise(target=find_target("sm_90")).emitted.backend
+        shown.append(f"{name} by {', '.join(packaged)} (here {here})")
+    return "; ".join(shown)
+
+
+def documents(batch: int, length: int, heads: int) -> list[torch.Tensor]:
+    """What alibi_documents takes besides its streams: slopes, documents of 1000."""
+    slopes = 2.0 ** (-8 * torch.arange(1, heads + 1, device="cuda", dtype=torch.float32) / heads)
+    ids = torch.arange(length, device="cuda") // 1000
+    return [slopes, ids.to(torch.int32).repeat(batch, 1)]
+
+
 def host_rows(acme, kernel, calls: int) -> list[str]:
     """Microseconds of the host per call; short kernels, so that the queue never fills."""
     rows = []
@@ -112,11 +134,15 @@ def kernel_rows(acme, kernels: dict, quick: bool) -> list[str]:
         ("gemma2 with gradients", "gemma2", (4, 4096, 4096, 16, 4), True),
         ("flash, 4096 x 4096", "flash", (4, 4096, 4096, 16, 16), False),
         ("flash with gradients", "flash", (4, 4096, 4096, 16, 16), True),
+        ("alibi_documents, 8192", "alibi_documents", (2, 8192, 8192, 16, 16), False),
+        ("alibi_documents with gradients", "alibi_documents", (2, 8192, 8192, 16, 16), True),
     ):
         values = tensors(*size)
-        if name == "flash":
+        if name != "gemma2":
             values = [x.transpose(1, 2).contiguous() for x in values]
         values = [x.requires_grad_() for x in values] if backward else values
+        if name == "alibi_documents":
+            values += documents(size[0], size[1], size[3])
         calls = [
             stepping(f, values) if backward else functools.partial(f, *values)
             for f in (getattr(acme, name), kernels[name])
@@ -151,11 +177,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--backend", choices=["triton", "cute"], help="what compiles here")
     parser.add_argument("--tables", default="load,host,kernels", help="which, between commas")
     options = parser.parse_args()
     sys.path.insert(0, str(options.folder))
     acme = importlib.import_module("acme_kernels")
-    kernels = {n: attngen.compile(EXAMPLES / f"{n}.attn") for n in ("gemma2", "flash")}
+    asked = {"backend": options.backend} if options.backend else {}
+    kernels = {n: attngen.compile(EXAMPLES / f"{n}.attn", **asked) for n in SPECS}
     import triton
 
     tools = acme._package.manifest["toolchain"]
@@ -166,6 +194,7 @@ def main() -> None:
         f"- {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {torch.cuda.get_device_name()}",
         f"- torch {torch.__version__}, triton here {triton.__version__}; package built with triton "
         f"{tools['triton']}",
+        f"- forward kernels: {backends(acme, kernels)}",
         "- command: `python bench/packages.py FOLDER`; medians",
         "",
     ]

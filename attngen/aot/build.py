@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attngen.aot.answers import stored_answers
 from attngen.aot.contract import require_contract
+from attngen.aot.cute import cute_entry, with_launches
 from attngen.aot.matrix import Choice, File, Variant, choices, halves, variant
+from attngen.aot.packing import SUFFIX, pack
 from attngen.aot.toolchain import toolchain
+from attngen.backend.emitted import DeviceKernel
+from attngen.core.diagnostics import SpecError
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir.attention import Attention, Tensor
@@ -35,7 +39,8 @@ Progress = Callable[[int], Callable[[], object]]
 class Order:
     """What to build.
 
-    sizes: sizes to choose from for each feature axis, by spec (same order); attngen: its version.
+    sizes: sizes to choose from for each feature axis, by spec (same order); attngen: its version;
+    backend: "auto", "triton" or "cute".
     """
 
     module: str
@@ -46,15 +51,20 @@ class Order:
     targets: Sequence[Target]
     backward: bool = True
     attngen: str = ""
+    backend: str = "auto"
 
 
 @dataclass
 class Built:
-    """The manifest of a package, and its files by path; notes: what was left out, and why."""
+    """The manifest of a package, and its files by path.
+
+    notes: what was left out, and why; backends: (spec, target, form, backend, why) of each program.
+    """
 
     manifest: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    backends: list[tuple[str, str, str, str, str]] = field(default_factory=list)
 
 
 def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: None) -> Built:
@@ -63,22 +73,25 @@ def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: Non
     An interrupted build goes on where it was: what has been compiled is in the cache.
     """
     variants = [
-        variant(choice, half, order.targets, cache, order.backward)
+        variant(choice, half, order.targets, cache, order.backward, order.backend)
         for spec, sizes in zip(order.specs, order.sizes, strict=True)
         for choice in choices(spec, sizes)
         for half in halves(spec.attention, order.dtypes)
     ]
-    compiled = _compile(variants, cache, progress)
+    compiled, notes = _compile(variants, cache, progress), list[str]()
+    _keep_what_fits(variants, compiled, notes)
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "package": order.module,
         "version": order.version,
-        "toolchain": toolchain(order.targets, order.attngen),
+        "toolchain": toolchain(
+            order.targets, order.attngen, _of_cute(variants, compiled), order.backend
+        ),
         "specs": {},
         "kernels": {},
         "answers": {},
     }
-    built = Built(manifest)
+    built = Built(manifest, notes=notes)
     for spec in order.specs:
         own = [v for v in variants if v.choice.spec is spec]
         manifest["specs"][own[0].choice.name] = _spec(own, compiled, built)
@@ -90,15 +103,39 @@ def build(order: Order, cache: Cache, progress: Progress = lambda _: lambda: Non
 def _compile(
     variants: Sequence[Variant], cache: Cache, progress: Progress
 ) -> dict[int, list[Binary]]:
+    """Binaries by the identity of what was emitted."""
     files = [f for v in variants for f in v.files]
     advance = progress(len(files))
     jobs = [(f.emitted, f.target) for f in files]
     workers = os.cpu_count() or 1
     found = compile_many(jobs, cache, lambda _: advance(), steady=True, workers=workers)
-    for file, binaries in zip(files, found, strict=True):
-        for kernel, binary in zip(file.emitted.kernels, binaries, strict=True):
-            require_contract(kernel, binary, file.target)
-    return {id(file): binaries for file, binaries in zip(files, found, strict=True)}
+    return {id(file.emitted): binaries for file, binaries in zip(files, found, strict=True)}
+
+
+def _keep_what_fits(
+    variants: Sequence[Variant], compiled: Mapping[int, list[Binary]], notes: list[str]
+) -> None:
+    """Hold every file to its contract; one of CuTe that breaks it gives way to its fallback."""
+    for v in variants:
+        kept: list[File] = []
+        for file in v.files:
+            try:
+                for k, binary in zip(file.emitted.kernels, compiled[id(file.emitted)], strict=True):
+                    require_contract(k, binary, file.target)
+            except SpecError as error:
+                own = (file.form, file.target)
+                if not any(f.fallback and (f.form, f.target) == own for f in v.files):
+                    raise
+                notes.append(f"{v.choice.name} takes Triton's {file.form}: {error}")
+                continue
+            alone = not any((f.form, f.target) == (file.form, file.target) for f in kept)
+            kept.append(replace(file, fallback=file.fallback and not alone))
+        v.files = kept
+
+
+def _of_cute(variants: Sequence[Variant], compiled: Mapping[int, list[Binary]]) -> list[Binary]:
+    own = [compiled[id(file.emitted)] for v in variants for file in v.files]
+    return [b for binaries in own for b in binaries if "plan" in b.launch]
 
 
 def _by_name(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
@@ -172,16 +209,14 @@ def _argument(tensor: Tensor, clamp: bool) -> dict[str, Any]:
 def _variant(v: Variant, compiled: Mapping[int, list[Binary]], built: Built) -> dict[str, Any]:
     programs: dict[str, dict[str, Any]] = {}
     for file in v.files:
-        kernels = {
-            binary.kernel: _kernel(file, i, binary, built)
-            for i, binary in enumerate(compiled[id(file)])
-        }
-        programs.setdefault(file.form, {})[file.target.name] = {
-            "schedule": file.emitted.schedule,
-            "arguments": list(file.emitted.arguments),
-            "host": list(file.emitted.host),
-            "kernels": kernels,
-        }
+        made = _program(file, compiled[id(file.emitted)], built)
+        by_target = programs.setdefault(file.form, {})
+        if file.fallback:
+            by_target[file.target.name]["fallback"] = made
+        else:
+            by_target[file.target.name] = made
+        row = (v.choice.name, file.target.name, file.form, file.emitted.backend, file.reason)
+        built.backends += [] if row in built.backends else [row]
     wiring = None
     if v.wiring is not None:
         wiring = {
@@ -194,34 +229,54 @@ def _variant(v: Variant, compiled: Mapping[int, list[Binary]], built: Built) -> 
     return {"half": half, "sizes": dict(v.choice.sizes), "wiring": wiring, "programs": programs}
 
 
+def _program(file: File, binaries: Sequence[Binary], built: Built) -> dict[str, Any]:
+    kernels = {b.kernel: _kernel(file, i, b, built) for i, b in enumerate(binaries)}
+    return {
+        "schedule": file.emitted.schedule,
+        "arguments": list(file.emitted.arguments),
+        "host": with_launches(file.emitted.host, binaries),
+        "kernels": kernels,
+    }
+
+
 def _kernel(file: File, number: int, binary: Binary, built: Built) -> str:
-    """Add a binary; its key. Equal binaries of equal use are one."""
-    device = file.emitted.kernels[number]
-    digest, arch = _sha256(binary.data), _architecture(file.target)
-    path = f"kernels/{arch}/{digest[:24]}.{binary.kind}"
-    built.files[path] = binary.data
-    launch = {k: v for k, v in binary.launch.items() if k != "steady"}
-    names = list(device.signature)
+    """Add a binary; its key. Equal binaries of equal use are one; a file may hold several."""
+    device, arch = file.emitted.kernels[number], _architecture(file.target)
+    cute = "plan" in binary.launch
+    packing = {"packing": "xz"} if cute or file.fallback else {}
+    data = pack(binary.data) if packing else binary.data
+    digest = _sha256(data)
+    path = f"kernels/{arch}/{digest[:24]}.{binary.kind}{SUFFIX if packing else ''}"
+    built.files[path] = data
     if not binary.launch["steady"]:
         note = "ptxas ran at changing addresses: the package may differ from build to build"
         built.notes += [] if note in built.notes else [note]
-    built.manifest["kernels"][digest[:24]] = {
-        "backend": "triton",
+    key = f"{digest[:24]}.{binary.launch['number']}" if cute else digest[:24]
+    built.manifest["kernels"][key] = {
         "kind": binary.kind,
         "arch": arch,
         "file": path,
         "sha256": digest,
-        "bytes": len(binary.data),
+        "bytes": len(data),
         "symbol": binary.symbol,
-        "threads": binary.warps * file.target.warp,
         "shared": binary.shared_bytes,
         "registers": binary.registers,
         "spills": binary.spills_bytes,
+        **packing,
+        **(cute_entry(binary) if cute else _triton_entry(device, binary, file.target)),
+    }
+    return key
+
+
+def _triton_entry(device: DeviceKernel, binary: Binary, target: Target) -> dict[str, Any]:
+    names = list(device.signature)
+    return {
+        "backend": "triton",
+        "threads": binary.warps * target.warp,
         "parameters": list(device.signature.values()),
         "divisible": [names.index(n) for n in device.divisible],
-        **launch,
+        **{k: v for k, v in binary.launch.items() if k != "steady"},
     }
-    return digest[:24]
 
 
 def _architecture(target: Target) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from attngen.aot.cute import require_cute_contract
 from attngen.aot.elf import read
 from attngen.backend.emitted import DeviceKernel
 from attngen.core.diagnostics import Diagnostic, SpecError
@@ -33,6 +34,9 @@ def require_contract(kernel: DeviceKernel, binary: Binary, target: Target) -> No
 
     That is scratch memory, and tensor descriptors on hardware without them.
     """
+    if not kernel.signature:  # a plan of the CuTe DSL
+        require_cute_contract(binary, target)
+        return
     types = list(kernel.signature.values())
     descriptors = sum(t.startswith("tensordesc") for t in types)
     if descriptors != len(binary.launch["descriptors"]):

@@ -1,7 +1,8 @@
 """`--format cpp`: a header, binaries and a small launcher for programs without Python.
 
 The host functions come from the same steps as the generated Python ones and the manifest's.
-Gradients that want a sum of arrays afterwards need a tensor library, and are left out.
+Gradients that want a sum of arrays afterwards need a tensor library, and are left out; of kernels
+that CuTe and Triton both made, Triton's are taken.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attngen.aot.build import Built
+from attngen.aot.packing import image_name, unpacked
 from attngen.aot.wheel import manifest_bytes
 from attngen.backend.templates import render
 from attngen.core.diagnostics import Diagnostic, SpecError
@@ -30,7 +32,7 @@ _KEYWORDS = frozenset(
 
 
 def bundle(built: Built) -> dict[str, bytes]:
-    """Relative path -> contents. SpecError E441: there is nothing of CUDA in the package."""
+    """Relative path -> contents. SpecError E441: what this launcher does not launch."""
     manifest = built.manifest
     used: dict[str, dict[str, Any]] = {}
     functions: dict[str, dict[str, Any]] = {}
@@ -43,15 +45,16 @@ def bundle(built: Built) -> dict[str, bytes]:
     if not programs:
         message = "the C++ launcher is for CUDA, and the package has none of its targets"
         raise SpecError(Diagnostic("E441", message, help="--targets sm_90"))
+    images = {path: unpacked(k, built.files[path]) for path, k in used.items()}
     view = {
         "package": manifest["package"],
         "version": manifest["version"],
         "generator": manifest["toolchain"]["attngen"],
-        "kernels": [_kernel(k, built.files[k["file"]]) for k in used.values()],
+        "kernels": [_kernel(k, images[path]) for path, k in used.items()],
         "programs": programs,
         "functions": list(functions.values()),
     }
-    files = {k["file"]: built.files[k["file"]] for k in used.values()}
+    files = {image_name(path): image for path, image in images.items()}
     package = manifest["package"]
     for name in (f"{package}.hpp", f"{package}.cpp"):
         files[name] = render(f"package/cpp/package.{name[-3:]}.j2", **view).encode()
@@ -72,7 +75,8 @@ def _variant(
 ) -> list[dict[str, Any]]:
     out = []
     for form in ("decode", "forward", "training", "backward"):  # decoding is asked about first
-        for target, program in variant["programs"].get(form, {}).items():
+        for target, best in variant["programs"].get(form, {}).items():
+            program = _without_structs(name, best, kernels)
             if not target.startswith("sm_") or not _plain(program["host"]):
                 continue
             own = {k: kernels[number] for k, number in program["kernels"].items()}
@@ -90,6 +94,19 @@ def _variant(
                 }
             )
     return out
+
+
+def _without_structs(
+    name: str, program: dict[str, Any], kernels: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Triton's program. SpecError E441: this launcher does not fill in the structs of CuTe's."""
+    if all(kernels[number]["backend"] == "triton" for number in program["kernels"].values()):
+        return program
+    if "fallback" not in program:
+        message = f"the C++ launcher does not launch kernels of CuTe, and {name} has no others"
+        raise SpecError(Diagnostic("E441", message, help="--backend auto, or triton"))
+    found: dict[str, Any] = program["fallback"]
+    return found
 
 
 def _plain(host: Sequence[Any]) -> bool:
@@ -254,7 +271,8 @@ def _kernel(kernel: dict[str, Any], data: bytes) -> dict[str, Any]:
     for byte in data:
         digest = (digest ^ byte) * 1099511628211 & (1 << 64) - 1
     dependent = "true" if kernel["dependent"] else "false"
-    return kernel | {"name": _symbol(kernel), "hash": digest, "dependent": dependent}
+    own = {"file": image_name(kernel["file"]), "bytes": len(data), "hash": digest}
+    return kernel | own | {"name": _symbol(kernel), "dependent": dependent}
 
 
 def _symbol(kernel: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 REGISTERS, FRAME, PARAMETER, THREADS = 0x2F, 0x11, 0x17, 0x10
+SYMBOL = 24  # bytes of an entry of the symbol table
 SIZED = 4  # format of an attribute whose contents follow it
 AMD_METADATA = 32
 
@@ -32,11 +33,14 @@ class Facts:
     threads: int
 
 
-def read(data: bytes) -> Facts:
-    """The facts of the only kernel of a file; ValueError: it is no such file, or cut short."""
+def read(data: bytes, symbol: str = "") -> Facts:
+    """The facts of a kernel of a file, of its only one if it is not named.
+
+    ValueError: it is no such file, it is cut short, or has no such kernel.
+    """
     try:
         sections = dict(_sections(data))
-        return _hsaco(sections[".note"]) if ".note" in sections else _cubin(sections)
+        return _hsaco(sections[".note"]) if ".note" in sections else _cubin(sections, symbol)
     except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
         raise ValueError(f"a damaged binary: {error}") from None
 
@@ -72,8 +76,8 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
             i += 4
 
 
-def _cubin(sections: dict[str, bytes]) -> Facts:
-    (own,) = (name for name in sections if name.startswith(".nv.info."))
+def _cubin(sections: dict[str, bytes], wanted: str) -> Facts:
+    own = f".nv.info.{wanted}" if wanted else _only(sections)
     symbol = own.removeprefix(".nv.info.")
     parameters: dict[int, tuple[int, int]] = {}
     threads = 0
@@ -83,11 +87,7 @@ def _cubin(sections: dict[str, bytes]) -> Facts:
             parameters[ordinal] = (offset, packed >> 18)
         elif number == THREADS:
             threads = struct.unpack_from("<I", value)[0]
-    counts = {
-        n: struct.unpack("<II", v)[1]
-        for n, v in _attributes(sections[".nv.info"])
-        if n in (REGISTERS, FRAME)
-    }
+    counts = dict(_counts(sections, symbol))
     first = min((offset for offset, _ in parameters.values()), default=0)
     ordered = tuple((o - first, s) for _, (o, s) in sorted(parameters.items()))
     shared = sections.get(f".nv.shared.{symbol}", b"")
@@ -99,6 +99,24 @@ def _cubin(sections: dict[str, bytes]) -> Facts:
         int.from_bytes(shared[:8], "little"),
         threads,
     )
+
+
+def _only(sections: dict[str, bytes]) -> str:
+    found = [name for name in sections if name.startswith(".nv.info.")]
+    if len(found) != 1:
+        raise ValueError(f"a file of {len(found)} kernels")
+    return found[0]
+
+
+def _counts(sections: dict[str, bytes], symbol: str) -> Iterator[tuple[int, int]]:
+    """(attribute, value) of a kernel among those that all kernels of a file are listed in."""
+    symbols, texts = sections.get(".symtab", b""), sections.get(".strtab", b"")
+    for number, value in _attributes(sections[".nv.info"]):
+        if number in (REGISTERS, FRAME):
+            index, count = struct.unpack("<II", value)
+            (start,) = struct.unpack_from("<I", symbols, index * SYMBOL)
+            if texts[start : texts.index(b"\0", start)].decode() == symbol:
+                yield number, count
 
 
 def _hsaco(note: bytes) -> Facts:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attngen.aot.elf import Facts, read
+from attngen.aot.packing import unpacked
 from attngen.core.diagnostics import Diagnostic, SpecError
 
 SCHEMA = 1
@@ -90,13 +91,19 @@ def _uses(manifest: dict[str, Any], files: dict[str, bytes], root: str) -> Itera
             sizes = (f"{n}={s}" for n, s in variant["sizes"].items())
             text = " ".join([variant["half"], *sizes])
             for form in FORMS:
-                programs = variant["programs"].get(form, {})
-                for target, program in programs.items():
-                    for kernel, number in program["kernels"].items():
-                        entry = manifest["kernels"][number]
-                        if number not in read_once:
-                            read_once[number] = _look(entry, files.get(root + entry["file"]))
-                        yield Found(name, text, form, target, kernel, entry, *read_once[number])
+                for target, kernel, number in _kernels(variant["programs"].get(form, {})):
+                    entry = manifest["kernels"][number]
+                    if number not in read_once:
+                        read_once[number] = _look(entry, files.get(root + entry["file"]))
+                    yield Found(name, text, form, target, kernel, entry, *read_once[number])
+
+
+def _kernels(programs: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(target, name, key) of all kernels; those for older drivers after the others."""
+    for target, program in programs.items():
+        for own in (program, program.get("fallback")):
+            for kernel, number in (own or {"kernels": {}})["kernels"].items():
+                yield target, kernel, number
 
 
 def _look(entry: dict[str, Any], data: bytes | None) -> tuple[Facts | None, str]:
@@ -104,8 +111,9 @@ def _look(entry: dict[str, Any], data: bytes | None) -> tuple[Facts | None, str]
         return None, "missing"
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         return None, "damaged: sha256 differs"
+    symbol = entry["symbol"] if entry["backend"] == "cute" else ""
     try:
-        return read(data), ""
+        return read(unpacked(entry, data), symbol), ""
     except ValueError as error:
         return None, str(error)
 

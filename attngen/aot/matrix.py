@@ -7,16 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from attngen.backend.emitted import Emitted
-from attngen.core.diagnostics import SpecError
+from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir.attention import Attention
 from attngen.runtime.autograd import has_gradient
+from attngen.runtime.backends import CUTE_TARGET, OF_CUTE
 from attngen.runtime.cache import Cache
 from attngen.runtime.specialise import Request, Spec, specialise
 from attngen.runtime.training import Wiring, train
 
 FORMS = ("forward", "decode", "training", "backward")
+BACKENDS = ("auto", "triton", "cute")
+OLD_DRIVERS = "for drivers that are too old for CuTe's"
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class File:
-    """One kernel file."""
+    """One kernel file. fallback: for drivers that are too old for the file of CuTe beside it."""
 
     form: str
     target: Target
     emitted: Emitted
+    reason: str = ""
+    fallback: bool = False
 
 
 @dataclass
@@ -72,25 +77,27 @@ def halves(attention: Attention, wanted: Sequence[Dtype]) -> Sequence[Dtype]:
 
 
 def variant(
-    choice: Choice, half: Dtype, targets: Sequence[Target], cache: Cache, backward: bool = True
+    choice: Choice,
+    half: Dtype,
+    targets: Sequence[Target],
+    cache: Cache,
+    backward: bool = True,
+    backend: str = "auto",
 ) -> Variant:
     """Passes, schedules and printing of all files of a variant; SpecError: what is not built.
 
-    Packages hold Triton's kernels: their launcher does not know the others yet.
+    backend: "auto" takes what `attngen.compile` takes, with Triton's kernels beside CuTe's; else
+    the one that is named, and decode forms, which are Triton's. E440: `cute` for another target.
     """
     made = Variant(choice, half)
-    options = {**choice.spec.options, "backend": "triton"}
-    choice = replace(choice, spec=replace(choice.spec, options=options))
     for target in targets:
-        made.files += _inference(choice, half, target, cache)
+        _require_target(backend, target)
+        made.files += _inference(choice, half, target, cache, backend)
     if not backward or not has_gradient(choice.attention):
         return made
     try:
         for target in targets:
-            training = train(choice.spec, Request(choice.sizes, half, target), cache)
-            made.wiring = training.wiring
-            for form, emitted in (("training", training.forward), ("backward", training.backward)):
-                made.files.append(File(form, target, emitted))
+            made.files += _training(made, target, cache, backend)
     except SpecError as error:
         if error.diagnostics[0].code != "E430":
             raise
@@ -99,10 +106,51 @@ def variant(
     return made
 
 
-def _inference(choice: Choice, half: Dtype, target: Target, cache: Cache) -> Iterator[File]:
+def _require_target(backend: str, target: Target) -> None:
+    if backend == "cute" and target.name != CUTE_TARGET:
+        message = f"packages hold kernels of the cute backend for {CUTE_TARGET}, not {target.name}"
+        fix = f"--targets {CUTE_TARGET}, or --backend auto, which takes Triton elsewhere"
+        raise SpecError(Diagnostic("E440", message, help=fix))
+
+
+def _inference(
+    choice: Choice, half: Dtype, target: Target, cache: Cache, backend: str
+) -> Iterator[File]:
     request = Request(choice.sizes, half, target)
-    made = specialise(choice.spec, request, cache)
-    yield File("forward", target, made.emitted)
-    short = specialise(choice.spec, replace(request, short=True), cache)
+    made = specialise(_by(choice.spec, backend), request, cache)
+    yield File("forward", target, made.emitted, made.reason)
+    plain = _by(choice.spec, "triton")
+    if made.emitted.backend == "cute" and backend == "auto":
+        emitted = specialise(plain, request, cache).emitted
+        yield File("forward", target, emitted, OLD_DRIVERS, True)
+    short = specialise(plain, replace(request, short=True), cache)
     if short.schedule.form == "split":
         yield File("decode", target, short.emitted)
+
+
+def _training(made: Variant, target: Target, cache: Cache, backend: str) -> Iterator[File]:
+    """The pair of files; their wiring is set, which is the same whatever makes the kernels."""
+    spec, request = made.choice.spec, Request(made.choice.sizes, made.half, target)
+    pair = train(_by(spec, backend), request, cache)
+    made.wiring = pair.wiring
+    yield File("training", target, pair.forward)
+    yield File("backward", target, pair.backward, pair.reason)
+    backends = {pair.forward.backend, pair.backward.backend}
+    if backend != "auto" or backends == {"triton"}:
+        return
+    plain = train(_by(spec, "triton"), request, cache)
+    assert plain.wiring == pair.wiring
+    if pair.forward.backend == "cute":
+        yield File("training", target, plain.forward, OLD_DRIVERS, True)
+    if pair.backward.backend == "cute":
+        yield File("backward", target, plain.backward, OLD_DRIVERS, True)
+
+
+def _by(spec: Spec, backend: str) -> Spec:
+    """The spec with a backend asked for; options that only CuTe knows are left out for Triton."""
+    if backend == "auto":
+        return spec
+    options = dict(spec.options)
+    if backend == "triton":
+        options = {n: x for n, x in options.items() if n not in OF_CUTE and x != "flat"}
+    return replace(spec, options={**options, "backend": backend})

@@ -35,7 +35,7 @@ class Emitted:
     in declaration order, allocates and returns the results as a tuple in the order of the spec, and
     checks nothing (the runtime has checked); outputs: names of the results; kernels: the device
     functions, for ahead-of-time compilation; host: what the entry does, as plain data for a
-    launcher without a compiler (triton/host.py; none for cute); schedule: in words; aligned: inputs
+    launcher without a compiler (triton/host.py, cute/host.py); schedule: in words; aligned: inputs
     that must be aligned as streams are where the schedule's loads are descriptors.
     """
 

@@ -26,7 +26,8 @@ METHODS = ("exp", "log", "tanh", "sigmoid", "sqrt", "rsqrt", "cos", "sin")  # of
 class Value:
     """One operation.
 
-    Numbers: number, shape, stride, add, sub, mul, floordiv, cdiv, min, max, power2, low_bit.
+    Numbers: number, shape, stride, count (of all elements), add, sub, mul, floordiv, cdiv, min,
+    max, power2, low_bit.
     Arrays: add, mul, recip, sum, permute, unflatten, first (columns), column (one more axis), to (a
     dtype), and METHODS. name: a variable of the host function or one of its arguments.
     """
@@ -78,6 +79,11 @@ def shape_of(tensor: str, axis: int) -> Value:
 def stride_of(tensor: str, axis: int) -> Value:
     """The stride of an axis, in elements."""
     return Value("stride", (tensor, axis))
+
+
+def count_of(tensor: str) -> Value:
+    """How many elements an array has."""
+    return Value("count", (tensor,))
 
 
 def cdiv(a: Value, b: int) -> Value:
@@ -153,6 +159,8 @@ def _number(v: Value) -> tuple[str, int] | None:
             return f"{tensor}.shape[{axis}]", _ATOM
         case "stride", (tensor, axis):
             return f"{tensor}.stride({axis})", _ATOM
+        case "count", (tensor,):
+            return f"{tensor}.numel()", _ATOM
         case "cdiv", (a, b):
             return f"triton.cdiv({a}, {b})", _ATOM
         case (("min" | "max"), (a, b)):

@@ -47,7 +47,18 @@ def _lines(contents: Contents) -> Iterator[str]:
         yield ""
         yield f"{strong(name)}({arguments}) -> {outputs}  {faint('sha256 ' + spec['sha256'][:16])}"
         own = [f for f in contents.found if f.spec == name]
-        head = ["variant", "form", "target", "kernel", "registers", "spills", "shared", "size", ""]
+        head = [
+            "variant",
+            "form",
+            "target",
+            "kernel",
+            "backend",
+            "registers",
+            "spills",
+            "shared",
+            "size",
+            "",
+        ]
         yield from columns([head, *(_row(f) for f in own)])
 
 
@@ -61,6 +72,7 @@ def _row(found: Found) -> list[str]:
         found.form,
         found.target,
         found.kernel,
+        entry["backend"],
         registers,
         bad(spills) if entry["spills"] else spills,
         kibibytes(shared),

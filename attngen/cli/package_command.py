@@ -54,10 +54,10 @@ FORMATS = ("wheel", "cpp", "hf-kernels")
 @click.option("--no-backward", is_flag=True, help="Only forward and decode kernels.")
 @click.option(
     "--backend",
-    type=click.Choice(["triton", "cute"]),
-    default="triton",
+    type=click.Choice(["auto", "triton", "cute"]),
+    default="auto",
     show_default=True,
-    help="What makes the kernels.",
+    help="What makes the kernels: auto takes what `attngen.compile` would.",
 )
 @click.option("-o", "--output", metavar="DIR", default="dist", show_default=True)
 def command(
@@ -83,11 +83,10 @@ def command(
       attngen package examples/*.attn --targets sm_90 --set D=64,128 --name acme-kernels
       attngen package examples/flash.attn --name acme-kernels --format cpp -o dist
     """
-    from attngen.cli.packaging import require_backend, write_formats
+    from attngen.cli.packaging import choices, write_formats
 
-    require_backend(backend)
     start = time.perf_counter()
-    order = _order(specs, targets, settings, dtypes, (name, version), not no_backward)
+    order = _order(specs, targets, settings, dtypes, (name, version), not no_backward, backend)
     built = _build(order)
     written = write_formats(built, name, formats or ("wheel",), output)
     took = seconds(time.perf_counter() - start)
@@ -95,7 +94,7 @@ def command(
     for path, size in written:
         say(f"{good('packaged')} {strong(path)}  {faint(kibibytes(size))}")
     say(faint(f"  {count} binaries in {took}"))
-    for line in columns(_rows(built)):
+    for line in (*columns(_rows(built)), *columns(choices(built.backends))):
         say(line)
     for note in built.notes:
         say(f"  note: {note}")
@@ -109,6 +108,7 @@ def _order(
     dtypes: Sequence[str],
     named: tuple[str, str],
     backward: bool,
+    backend: str,
 ) -> Order:
     from attngen.aot.build import Order
     from attngen.aot.names import module_name, require_functions, require_version
@@ -122,7 +122,7 @@ def _order(
     specs, sizes = load_all(paths, settings)
     require_functions(spec.attention.name for spec in specs)
     halves = [HALF_DTYPES[d] for d in dict.fromkeys(dtypes)]
-    return Order(module, version, specs, sizes, halves, chosen, backward, __version__)
+    return Order(module, version, specs, sizes, halves, chosen, backward, __version__, backend)
 
 
 def _targets(names: Sequence[str]) -> list[Target]:
@@ -153,7 +153,7 @@ def _rows(built: Built) -> list[list[str]]:
     rows = []
     for arch in sorted({k["arch"] for k in kernels}):
         own = [k for k in kernels if k["arch"] == arch]
-        size = sum(k["bytes"] for k in own)
+        size = sum({k["file"]: k["bytes"] for k in own}.values())  # a file may hold several
         spilled = sum(k["spills"] > 0 for k in own)
         rows.append([arch, f"{len(own)} binaries", kibibytes(size), f"{spilled} with spills"])
     return rows

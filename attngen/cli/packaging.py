@@ -11,7 +11,6 @@ import click
 from attngen.cli.building import runtime_spec
 from attngen.cli.input import Value, feature_axes, load_spec, parse_settings, read_source, whole
 from attngen.cli.mistake import InputError
-from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.frontend import load
 
 if TYPE_CHECKING:
@@ -64,11 +63,19 @@ def load_all(paths: Sequence[str], settings: Settings) -> tuple[list[RuntimeSpec
     return specs, sizes
 
 
-def require_backend(backend: str) -> None:
-    """SpecError E440: objects of CuTe are not packaged."""
-    if backend != "triton":
-        message = f"the {backend} backend makes no binaries for packages yet"
-        raise SpecError(Diagnostic("E440", message, help="--backend triton"))
+def choices(backends: Iterable[tuple[str, str, str, str, str]]) -> list[list[str]]:
+    """Rows that say which backend made what, and why; (spec, target, form, backend, why) of each.
+
+    What was asked for goes without saying.
+    """
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for spec, target, form, backend, why in backends:
+        if why not in ("", "asked for"):
+            found.setdefault((target, backend, form, why), []).append(spec)
+    return [
+        [target, backend, f"{form} of {', '.join(specs)}: {why}"]
+        for (target, backend, form, why), specs in found.items()
+    ]
 
 
 def write_formats(

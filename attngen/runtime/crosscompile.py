@@ -18,7 +18,7 @@ from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.target import Target
 from attngen.runtime.binary import Binary, require_fit
 from attngen.runtime.cache import Cache, Entry
-from attngen.runtime.fingerprint import digest, toolchain
+from attngen.runtime.fingerprint import digest, library, toolchain
 from attngen.runtime.settings import worker_environment
 
 WORKERS = 2
@@ -69,13 +69,18 @@ def compile_many(
 
 
 def binary_key(emitted: Emitted, kernel: DeviceKernel, target: Target, steady: bool = False) -> str:
-    """The key of a binary: the emitted text, how it is compiled, and the toolchain."""
+    """The key of a binary: the emitted text, how it is compiled, and the toolchain.
+
+    A kernel of CuTe is made of attngen's own library too; a file may hold some of Triton's.
+    """
+    compiler = "triton" if kernel.signature else emitted.backend
     return digest(
         "steady binary" if steady else "binary",
         source=emitted.source,
         kernel=_request(kernel),
         target=target.name,
-        toolchain=toolchain(emitted.backend),
+        toolchain=toolchain(compiler),
+        library=library() if compiler == "cute" else "",
     )
 
 
@@ -89,15 +94,21 @@ def _request(kernel: DeviceKernel) -> dict[str, Any]:
 def _compile(
     emitted: Emitted, kernels: Iterable[DeviceKernel], target: Target, steady: bool
 ) -> list[Binary]:
-    if emitted.backend == "cute":
+    """Triton's kernels are asked for one by one; plans of CuTe, without signatures, come whole."""
+    found: list[Binary] = []
+    wanted = list(kernels)
+    own = [kernel for kernel in wanted if kernel.signature or emitted.backend == "triton"]
+    if own:
+        request = {
+            "source": emitted.source,
+            "target": {"family": target.family, "arch": target.arch, "warp": target.warp},
+            "kernels": [_request(kernel) for kernel in own],
+        }
+        found += _binaries(_ask(json.dumps(request), target, steady))
+    if len(own) < len(wanted):
         answer = _ask(json.dumps({"source": emitted.source}), target, steady, "cute_worker")
-        return _binaries(answer)
-    request = {
-        "source": emitted.source,
-        "target": {"family": target.family, "arch": target.arch, "warp": target.warp},
-        "kernels": [_request(kernel) for kernel in kernels],
-    }
-    return _binaries(_ask(json.dumps(request), target, steady))
+        found += _binaries(answer)
+    return found
 
 
 def _binaries(answer: dict[str, Any]) -> list[Binary]:

@@ -14,17 +14,23 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from attngen.backend.emitted import Emitted
 from attngen.cutelib.backward.plan import BackwardPlan
+from attngen.cutelib.host.describe import describe
+from attngen.cutelib.host.numbers import HostCodeError
 from attngen.cutelib.launch import Forward, compiled, object_of, trace
 from attngen.cutelib.plan import Plan
 from attngen.runtime.load import load_module
 from attngen.schedule.cute import CuteSchedule, shared
 from attngen.schedule.cute_blackwell import shared as shared_of_blackwell
+
+PREFIX = "CUTE_DSL_"
+LONGEST = 16  # elements of a constant that are printed: the cubin is one
 
 
 def main() -> int:
@@ -49,19 +55,37 @@ def binaries(source: str) -> list[dict[str, Any]]:
     """Every device function of the file: its cubin, and what it uses."""
     with tempfile.TemporaryDirectory(prefix="attngen_") as folder:
         forwards = list(_kernels(source).values())
+        for name in [n for n in os.environ if n.startswith(PREFIX)]:
+            del os.environ[name]  # a user's would change the code
         os.environ |= {  # read when the compiler is imported, by `trace`
             "CUTE_DSL_KEEP": "cubin",
             "CUTE_DSL_DUMP_DIR": folder,
             "CUTE_DSL_NO_CACHE": "1",
         }
         found = []
-        for forward in forwards:
-            for part in forward.plan.parts:
-                trace(part)
+        for plan in (forward.plan for forward in forwards):
+            for number, part in enumerate(plan.parts):
+                facts = {"plan": plan.name, "number": number, "steady": True}
+                launch = facts | _launch(trace(part), part)
                 for path in sorted(Path(folder).glob("*.cubin")):
-                    found += _describe(path, part)
+                    found += _describe(path, part, launch)
                     path.unlink()
         return found
+
+
+def _launch(made: Any, plan: Plan | BackwardPlan) -> dict[str, Any]:
+    """What a launcher without the compiler must know; {"problem"}: why it cannot."""
+    text = made.ir_module.operation.get_asm(
+        print_generic_op_form=True, large_elements_limit=LONGEST
+    )
+    try:
+        found = describe(text, plan)
+    except HostCodeError as error:
+        return {"problem": f"its host function has {error}"}
+    if len(found) != 1:
+        return {"problem": f"its host function launches {len(found)} kernels"}
+    names = [name for name, _ in plan.arguments]
+    return {**found[0], "arguments": names, "aligned": [n for n in names if n in plan.aligned]}
 
 
 def objects(source: str, parts: list[tuple[str, int]]) -> list[str]:
@@ -80,7 +104,9 @@ def _kernels(source: str) -> dict[str, Forward]:
     return {name: x for name, x in vars(module).items() if isinstance(x, Forward)}
 
 
-def _describe(path: Path, plan: Plan | BackwardPlan) -> list[dict[str, Any]]:
+def _describe(
+    path: Path, plan: Plan | BackwardPlan, launch: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     usage = _cuobjdump("-res-usage", path)
     code = _cuobjdump("-sass", path)
     texts = dict(_functions(code))
@@ -89,18 +115,23 @@ def _describe(path: Path, plan: Plan | BackwardPlan) -> list[dict[str, Any]]:
         numbers = {k: int(v) for k, v in re.findall(r"(\w+):(\d+)", line)}
         out.append(
             {
-                "kernel": symbol.partition("_kernel_cutlass_")[0],
+                "kernel": plan.name if isinstance(plan, BackwardPlan) else _name(symbol),
                 "kind": "cubin",
                 "data": base64.b64encode(path.read_bytes()).decode(),
                 "registers": numbers.get("REG", 0),
                 "spills_bytes": numbers.get("STACK", 0),
-                "shared_bytes": _shared(plan),
+                "shared_bytes": launch.get("shared", _shared(plan)),
                 "warps": plan.schedule.warps,
                 "symbol": symbol,
                 "assembly": texts.get(symbol, ""),
+                "launch": dict(launch),
             }
         )
     return out
+
+
+def _name(symbol: str) -> str:
+    return symbol.partition("_kernel_cutlass_")[0]
 
 
 def _shared(plan: Plan | BackwardPlan) -> int:

@@ -60,6 +60,16 @@ def generator() -> str:
 
 
 @functools.cache
+def library() -> str:
+    """Hash of what CuTe kernels are built from besides their file."""
+    hasher = hashlib.sha256()
+    for path in sorted((PACKAGE / "cutelib").rglob("*.py")):
+        hasher.update(encode(path.relative_to(PACKAGE).as_posix()))
+        hasher.update(encode(path.read_bytes()))
+    return hasher.hexdigest()
+
+
+@functools.cache
 def toolchain(backend: str = "triton") -> dict[str, Field]:
     """Versions a compiled binary depends on."""
     compiler = {"triton": "triton", "cute": "nvidia-cutlass-dsl"}[backend]

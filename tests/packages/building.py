@@ -24,14 +24,15 @@ def built(
     cache: Cache | None = None,
     backward: bool = True,
     sizes: Sequence[int] = (128,),
+    backend: str = "triton",
 ) -> Built:
-    """A package named acme_kernels."""
+    """A package named acme_kernels; the CuTe DSL need not be there for Triton's kernels."""
     specs = [attngen.compile(path).spec for path in paths]
     features = [{name: sizes for name in feature_names(s.interface)} for s in specs]
     chosen = [find_target(name) for name in targets]
-    order = Order(
-        "acme_kernels", "1.2.0", specs, features, dtypes, chosen, backward, attngen.__version__
-    )
+    version = attngen.__version__
+    named = "acme_kernels", "1.2.0"
+    order = Order(*named, specs, features, dtypes, chosen, backward, version, backend)
     return build(order, cache or Cache())
 
 

@@ -3,15 +3,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KERNELS = 64, PARAMETERS = 128, LAUNCHES = 64 };
+enum { KERNELS = 64, PARAMETERS = 128, LAUNCHES = 64, NAME = 256 };
 
 struct config { unsigned grid[3], block[3], shared; void *stream; void *attributes; unsigned count; };
-struct record { char name[128]; unsigned grid[3], block[3], shared, count; unsigned long long stream;
-                unsigned char data[4096]; int bytes; };
+struct record { char name[NAME]; unsigned grid[3], block[3], shared, count; unsigned long long stream;
+                unsigned char data[4096]; int bytes; unsigned dependent, cooperative, others; };
+struct attribute { int id; char pad[4]; unsigned value[16]; };
 
-static struct { char name[128]; int sizes[PARAMETERS], count; } known[KERNELS];
+static struct { char name[NAME]; int sizes[PARAMETERS], count; } known[KERNELS];
 static struct record records[LAUNCHES];
-static int kernels, launches, loads, major = 9, minor = 0, most_shared = 232448, fail_with, encodes;
+static int kernels, launches, loads, major = 9, minor = 0, most_shared = 232448, fail_with, encodes, cuda = 13000;
 
 void fake_reset(int a, int b, int shared) { major = a; minor = b; most_shared = shared; launches = loads = encodes = fail_with = 0; }
 void fake_fail(int status) { fail_with = status; }
@@ -23,13 +24,14 @@ void fake_sizes(const char *name, const int *sizes, int count) {
   int i = 0;
   while (i < kernels && strcmp(known[i].name, name)) i++;
   if (i == kernels) kernels++;
-  strncpy(known[i].name, name, 127);
+  strncpy(known[i].name, name, NAME - 1);
   memcpy(known[i].sizes, sizes, count * sizeof(int));
   known[i].count = count;
 }
 
 int cuInit(unsigned flags) { return 0; }
-int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+void fake_version(int version) { cuda = version; }
+int cuDriverGetVersion(int *version) { *version = cuda; return 0; }
 int cuDeviceGet(int *device, int i) { *device = i; return 0; }
 int cuDeviceGetAttribute(int *value, int number, int device) {
   *value = number == 75 ? major : number == 76 ? minor : number == 97 ? most_shared : 0;
@@ -56,12 +58,18 @@ int cuLaunchKernelEx(const struct config *config, void *function, void **paramet
   if (fail_with) { int status = fail_with; fail_with = 0; return status; }
   struct record *r = &records[launches % LAUNCHES];
   memset(r, 0, sizeof *r);
-  strncpy(r->name, function, 127);
+  strncpy(r->name, function, NAME - 1);
   memcpy(r->grid, config->grid, 12);
   memcpy(r->block, config->block, 12);
   r->shared = config->shared;
   r->count = config->count;
   r->stream = (unsigned long long)config->stream;
+  const struct attribute *attributes = config->attributes;
+  for (unsigned i = 0; i < config->count; i++) {
+    if (attributes[i].id == 6) r->dependent = attributes[i].value[0];
+    else if (attributes[i].id == 2) r->cooperative = attributes[i].value[0];
+    else r->others += attributes[i].value[0] != 0;
+  }
   for (int i = 0; i < kernels; i++)
     if (!strcmp(known[i].name, r->name))
       for (int j = 0; j < known[i].count; j++) {

@@ -103,7 +103,8 @@ def test_inspect_prints_what_every_binary_needs(wheel, tmp_path):
     assert "gemma2(q, k, v) -> out" in done.stdout
     lines = [line.split() for line in done.stdout.splitlines() if " gemma2_forward " in line]
     assert [line[2] for line in lines] == ["forward", "training"]
-    assert lines[0][5].isdecimal() and int(lines[0][5]) > 32  # registers
+    assert [line[5] for line in lines] == ["triton", "triton"]
+    assert lines[0][6].isdecimal() and int(lines[0][6]) > 32  # registers
     assert "none" in lines[0] and "KiB" in lines[0]
 
 

@@ -153,6 +153,7 @@ def entry_of(kernel):
             rank = type_.count(",") + 1
             descriptors.append(meta | {"elem_size": size, "block_size": [1] * rank})
     return {
+        "backend": "triton",
         "symbol": kernel.name,
         "parameters": list(kernel.signature.values()),
         "divisible": [names.index(n) for n in kernel.divisible],

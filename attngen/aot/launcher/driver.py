@@ -79,7 +79,6 @@ class Cuda:
         version = _I()
         self.check(self.library.cuDriverGetVersion(ctypes.byref(version)), "asking its version")
         self.version: int = version.value
-        self._contexts: dict[int, Any] = {}
 
     def check(self, status: int, doing: str) -> None:
         """DriverError unless the status is 0."""
@@ -111,11 +110,16 @@ class Cuda:
             self.check(status, "finding the context")
             self.check(self.library.cuCtxSetCurrent(context), "entering the context")
 
-    def load(self, image: bytes, kernel: dict[str, Any]) -> int:
-        """The function of a binary, in the current context."""
-        module, function = _P(), _P()
+    def module(self, image: bytes, kernel: dict[str, Any]) -> int:
+        """A binary, loaded into the current context."""
+        module = _P()
         what = f"loading {kernel['file']} (driver {self.version})"
         self.check(self.library.cuModuleLoadData(ctypes.byref(module), image), what)
+        return int(module.value or 0)
+
+    def load(self, module: int, kernel: dict[str, Any]) -> int:
+        """A function of a binary."""
+        function = _P()
         symbol = kernel["symbol"].encode()
         status = self.library.cuModuleGetFunction(ctypes.byref(function), module, symbol)
         self.check(status, f"finding {kernel['symbol']} in {kernel['file']}")
@@ -177,11 +181,16 @@ class Hip:
     def enter(self, device: int) -> None:
         """HIP makes the context of a device by itself."""
 
-    def load(self, image: bytes, kernel: dict[str, Any]) -> int:
-        """The function of a binary on the current device."""
-        module, function = _P(), _P()
+    def module(self, image: bytes, kernel: dict[str, Any]) -> int:
+        """A binary, loaded on the current device."""
+        module = _P()
         status = self.library.hipModuleLoadData(ctypes.byref(module), image)
         self.check(status, f"loading {kernel['file']}")
+        return int(module.value or 0)
+
+    def load(self, module: int, kernel: dict[str, Any]) -> int:
+        """A function of a binary."""
+        function = _P()
         symbol = kernel["symbol"].encode()
         status = self.library.hipModuleGetFunction(ctypes.byref(function), module, symbol)
         self.check(status, f"finding {kernel['symbol']} in {kernel['file']}")

@@ -37,22 +37,38 @@ class Device:
         self.driver: Cuda | Hip = driver(family())
         self.driver.enter(index)
         self.arch, self.shared = self.driver.describe(index)
+        self._modules: dict[str, int] = {}
         self._functions: dict[str, int] = {}
 
-    def target(self, programs: dict[str, Any], what: str) -> str:
-        """The best target of a program that this GPU runs; NoBinaryError."""
+    def program(self, programs: dict[str, Any], what: str, fallback: bool = False) -> Any:
+        """The best program that this GPU and its driver run; NoBinaryError.
+
+        fallback: the one for older drivers, where there is one.
+        """
         fitting = [t for t in programs if runs(t, self.arch)]
         for name in sorted(fitting, key=lambda t: (len(t), t), reverse=True):
-            kernels = programs[name]["kernels"].values()
-            if all(self.package.kernels[k]["shared"] <= self.shared for k in kernels):
-                return name
+            program = programs[name]
+            other = program.get("fallback")
+            for found in (other, program) if fallback else (program, other):
+                if found is not None and not self._lacks(found):
+                    return found
         there = ", ".join(sorted(programs)) or "none"
-        why = "needs more shared memory than it has" if fitting else "runs on other GPUs"
+        why = self._lacks(programs[fitting[0]]) if fitting else "runs on other GPUs"
         raise NoBinaryError(
             f"{self.package.name} {self.package.version} has no binary of {what} for this GPU "
             f"({self.arch}): what there is ({there}) {why}. Build the package again with "
             f"`attngen package ... --targets {','.join([*sorted(programs), self.arch])}`"
         )
+
+    def _lacks(self, program: dict[str, Any]) -> str:
+        """What a program needs that there is not, or an empty text."""
+        kernels = [self.package.kernels[k] for k in program["kernels"].values()]
+        if any(k["shared"] > self.shared for k in kernels):
+            return "needs more shared memory than it has"
+        least = max(k.get("cuda", 0) for k in kernels)
+        if least * 1000 > self.driver.version and self.driver.family == "cuda":
+            return f"needs a driver of CUDA {least}, and this is one of {self.driver.version}"
+        return ""
 
     def function(self, number: str) -> int:
         """The function of a kernel, verified and loaded when first asked for."""
@@ -61,9 +77,17 @@ class Device:
             with _lock:
                 entry = self.package.kernels[number]
                 if number not in self._functions:
-                    image = self.package.contents(entry)
-                    self._functions[number] = self.driver.load(image, entry)
+                    module = self._module(entry)
+                    self._functions[number] = self.driver.load(module, entry)
                 found = self._functions[number]
+        return found
+
+    def _module(self, entry: dict[str, Any]) -> int:
+        """A file, which may hold several functions, verified and loaded once."""
+        found = self._modules.get(entry["file"])
+        if found is None:
+            image = self.package.image(entry)
+            found = self._modules[entry["file"]] = self.driver.module(image, entry)
         return found
 
     def loaded(self, numbers: Sequence[str]) -> bool:
@@ -109,6 +133,7 @@ class Kernel:
         )
         self.trains: bool = any(v["wiring"] is not None for v in self.spec["variants"])
         self.operator: Any = None  # set by operators.define
+        self.fallback = False  # whether programs for older drivers are preferred
         self._plans = _Plans()
         self._devices: dict[int, Device] = {}
 
@@ -166,6 +191,10 @@ class Kernel:
             return [like(values[i], values, torch.zeros) for i in variant["wiring"]["gradients"]]
         return list(self._first(self._plans.backward, key, (variant, "backward"), facts, both))
 
+    def prefer(self, fallback: bool) -> None:
+        """Take programs for older drivers where there are some, or the best again."""
+        self.fallback, self._plans = fallback, _Plans()
+
     def check(self, values: Sequence[Any]) -> Facts:
         """The facts of a call; ArgumentError."""
         facts = check(self.name, self.declared, values)
@@ -210,7 +239,7 @@ class Kernel:
         numbers = set()
         for variant in self.spec["variants"]:
             for form, programs in variant["programs"].items():
-                program = programs[device.target(programs, f"{self.name} ({form})")]
+                program = device.program(programs, f"{self.name} ({form})", self.fallback)
                 numbers |= set(program["kernels"].values())
         for number in sorted(numbers):
             device.function(number)
@@ -272,7 +301,7 @@ class Kernel:
         place = next(v.device for v in values if isinstance(v, torch.Tensor))
         device = self.device(facts.device)
         programs = variant["programs"][form]
-        chosen = programs[device.target(programs, f"{own} ({form})")]
+        chosen = device.program(programs, f"{own} ({form})", self.fallback)
         self._look(place, device, chosen, values)
         device.driver.enter(facts.device)
         declared = [(d["name"], (own, d) if d["scalar"] else None) for d in self.declared]

@@ -43,6 +43,20 @@ class Package:
             )
         return data
 
+    def image(self, entry: dict[str, Any]) -> bytes:
+        """The binary of a kernel, unpacked after its hash was looked at."""
+        data = self.contents(entry)
+        if "packing" not in entry:
+            return data
+        if entry["packing"] != "xz":
+            raise SchemaError(f"{self.name}: {entry['file']} is packed by {entry['packing']}")
+        import lzma  # noqa: PLC0415 - some builds of Python lack it
+
+        try:
+            return lzma.decompress(data)
+        except lzma.LZMAError as error:
+            raise DamagedError(f"{self.name}: {entry['file']}: {error}") from None
+
 
 def _read(path: Path) -> dict[str, Any]:
     try:

@@ -17,9 +17,10 @@ import torch
 
 from .descriptors import Maker
 from .errors import ArgumentError, SchemaError
+from .piece import ALIGNMENT, PACK, MisfitError, Piece, bits
+from .structs import Structs
 from .values import array, names, number
 
-ALIGNMENT = 16  # bytes: of addresses, and in elements of the strides that kernels count on
 ARENA = 256  # bytes: where each array of the scratch memory may begin
 MOST_X, MOST_Y = 2**31 - 1, 65535
 DTYPES = {
@@ -29,7 +30,6 @@ DTYPES = {
     "int32": torch.int32,
     "int64": torch.int64,
 }
-_PACK = {"i32": "<i", "i64": "<q", "fp32": "<f", "fp64": "<d", "i1": "<b", "i8": "<b"}
 
 
 @dataclass
@@ -58,45 +58,7 @@ class Shape:
         return cls(tuple(shape), tuple(reversed(strides)), dtype.itemsize, dtype)
 
 
-@dataclass
-class Piece:
-    """One launch: what to fill in, and the function that launches on a stream.
-
-    pointers: (slot, argument); numbers: (slot, argument, format); maps: (parameter, argument,
-    descriptors).
-    """
-
-    launch: Callable[[int], None]
-    slots: Any
-    parameters: Any
-    pointers: tuple[tuple[int, int], ...]
-    numbers: tuple[tuple[int, int, str], ...]
-    maps: tuple[tuple[int, int, Maker], ...]
-
-    def run(self, addresses: Sequence[int], values: Sequence[Any], stream: int) -> None:
-        """Fill in and launch."""
-        slots = self.slots
-        for slot, i in self.pointers:
-            slots[slot] = addresses[i]
-        for slot, i, code in self.numbers:
-            slots[slot] = bits(code, values[i])
-        for parameter, i, maker in self.maps:
-            self.parameters[parameter] = maker.address(addresses[i])
-        self.launch(stream)
-
-
-class MisfitError(Exception):
-    """Arguments (by name) that must be copied before a kernel can take them."""
-
-    def __init__(self, wanted: set[str]) -> None:
-        super().__init__(", ".join(sorted(wanted)))
-        self.wanted = wanted
-
-
-def bits(code: str, value: Any) -> int:
-    """A number as the 64 bits of its slot; struct.error if it does not fit."""
-    raw = struct.pack(code, value)
-    return int.from_bytes(raw, "little")
+_STEPS = frozenset(("let", "array", "ends", "rows", "launch"))
 
 
 class Preparation:
@@ -123,7 +85,8 @@ class Preparation:
         self.made: list[tuple[str, Shape, bool]] = []  # arrays of their own
         self.scratch: list[tuple[str, int]] = []  # (name, offset) inside of one allocation
         self.arena = 0
-        self.waiting: list[tuple[_Filler, int, tuple[int, int, int]]] = []
+        self.ends: list[tuple[int, int]] = []  # (array, sorted argument): ends of its runs
+        self.waiting: list[tuple[_Filler | Structs, int, tuple[int, int, int]]] = []
         self.pieces: list[Piece] = []
         self.later: list[tuple[str, Any]] = []
         self.returned: list[Any] = []
@@ -134,16 +97,12 @@ class Preparation:
         """Itself, complete. MisfitError: what must be copied; ArgumentError: what cannot be."""
         for step in self.program["host"]:
             kind, *rest = step
-            if kind == "let":
-                self._let(*rest)
-            elif kind == "array":
-                self._array(*rest)
-            elif kind == "launch":
-                self._launch(*rest)
-            elif kind == "return":
+            if kind == "return":
                 self.returned = rest[0]
-            else:
+                continue
+            if kind not in _STEPS:
                 raise SchemaError(f"the manifest has a step {kind!r} this launcher does not know")
+            getattr(self, f"_{kind}")(*rest)
         if self.misfits:
             raise MisfitError(self.misfits)
         base = len(self.arguments) + len(self.made)
@@ -177,13 +136,31 @@ class Preparation:
             self.scratch.append((name, self.arena))
             self.arena += -(-math.prod(sizes) * made.size // ARENA) * ARENA
 
+    def _ends(self, name: str, tensor: str) -> None:
+        made = Shape.new(self.shapes[tensor].shape, torch.int32)
+        self.shapes[name] = made
+        self.places[name] = len(self.arguments) + len(self.made)
+        self.made.append((name, made, False))
+        self.ends.append((self.places[name], self.places[tensor]))
+
+    def _rows(self, wanted: Sequence[str]) -> None:
+        """These arguments are read by rows of 16 bytes, by descriptors with strides of 40 bits."""
+        for name in self.given & {*wanted}:
+            t = self.shapes[name]
+            steps = [s * t.size for s in t.strides[:-1]]
+            if any(s >= 1 << 40 for s in steps):
+                raise ArgumentError(f"{name}: a stride of 2**40 bytes or more: {t.strides}")
+            odd = any(s % ALIGNMENT or s <= 0 for s in steps)
+            if odd or t.pointer % ALIGNMENT or t.strides[-1] != 1:
+                self.misfits.add(name)
+
     def _launch(self, name: str, grid: Sequence[Any], given: Sequence[Any]) -> None:
         function, kernel = self.load(name)
         sizes = [number(g, self.known, self.shapes) for g in grid]
         x, y, z = (*sizes, 1, 1)[:3]
         if x * kernel["clusters"] > MOST_X or y > MOST_Y or z > MOST_Y:
             raise ArgumentError(f"{name}: {x} x {y} x {z} programs are more than a GPU starts")
-        filler = _Filler(self, kernel)
+        filler = (Structs if kernel["backend"] == "cute" else _Filler)(self, kernel)
         for i, (type_, value) in enumerate(zip(kernel["parameters"], given, strict=True)):
             filler.add(type_, value, i in kernel["divisible"])
         if 0 not in (x, y, z):
@@ -211,7 +188,7 @@ class _Filler:
             if divisible and value in self.p.given and self.p.shapes[value].pointer % ALIGNMENT:
                 self.p.misfits.add(value)
         elif isinstance(value, str) and value in self.p.places:
-            self.numbers.append((self._slot(0), self.p.places[value], _PACK[type_]))
+            self.numbers.append((self._slot(0), self.p.places[value], PACK[type_]))
         else:
             self._number(type_, value, divisible)
 
@@ -250,7 +227,7 @@ class _Filler:
         if divisible and value % ALIGNMENT:
             self.p.misfits.add(tree[1])
         try:
-            self._slot(bits(_PACK[type_], value))
+            self._slot(bits(PACK[type_], value))
         except struct.error:
             what = f"the stride of axis {tree[2]} of {tree[1]}" if stride else f"{tree}"
             raise ArgumentError(

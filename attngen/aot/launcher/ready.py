@@ -9,7 +9,8 @@ import torch
 
 from .arguments import convert
 from .errors import PackageError
-from .prepare import ALIGNMENT, MisfitError, Preparation, result
+from .piece import ALIGNMENT, MisfitError
+from .prepare import Preparation, result
 
 try:
     _raw_stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
@@ -34,6 +35,7 @@ class Ready:
         "copies",
         "count",
         "device",
+        "ends",
         "finish",
         "guard",
         "index",
@@ -63,6 +65,7 @@ class Ready:
             for _, shape, zero in p.made
         )
         self.plain = not (copies or scalars)
+        self.ends = tuple(p.ends)
         self.arena = p.arena
         self.offsets = tuple(offset for _, offset in p.scratch)
         self.pieces = tuple(p.pieces)
@@ -84,6 +87,8 @@ class Ready:
         device = self.device
         for shape, dtype, make in self.arrays:
             given.append(make(shape, dtype=dtype, device=device))
+        for at, i in self.ends:
+            torch.searchsorted(given[i], given[i], right=True, out_int32=True, out=given[at])
         addresses = [given[i].data_ptr() if n else 0 for i, n in enumerate(self.needed)]
         if self.arena:
             scratch = torch.empty((self.arena,), dtype=torch.uint8, device=device)
@@ -106,8 +111,7 @@ class Ready:
 
 def _needed(p: Preparation) -> tuple[bool, ...]:
     """Which of arguments and arrays a launch wants the address of."""
-    used = {i for piece in p.pieces for _, i in piece.pointers}
-    used |= {i for piece in p.pieces for _, i, _ in piece.maps}
+    used = {i for piece in p.pieces for i in piece.used}
     return tuple(i in used for i in range(len(p.arguments) + len(p.made)))
 
 

@@ -25,11 +25,26 @@ def selfcheck(kernels: list[Kernel], device: torch.device, say: Say = print) -> 
             continue
         answers = Answers.read(kernel.package.contents(entry))
         for variant in kernel.spec["variants"]:
-            for label, problems in _variant(kernel, variant, answers, device):
+            for label, problems in _both(kernel, variant, answers, device):
                 failed += bool(problems)
                 say(f"{'FAILED' if problems else 'right '} {label} {'; '.join(problems)}".rstrip())
     say(f"{failed} failed" if failed else "every kernel gives its stored answer")
     return not failed
+
+
+def _both(
+    kernel: Kernel, variant: dict[str, Any], answers: Answers, device: torch.device
+) -> Iterator[tuple[str, list[str]]]:
+    """With the best programs, and with those for older drivers."""
+    yield from _variant(kernel, variant, answers, device)
+    programs = [p for by_target in variant["programs"].values() for p in by_target.values()]
+    if any("fallback" in p for p in programs):
+        kernel.prefer(fallback=True)
+        try:
+            for label, problems in _variant(kernel, variant, answers, device):
+                yield f"{label}, for older drivers", problems
+        finally:
+            kernel.prefer(fallback=False)
 
 
 def _variant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +21,13 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     "max": max,
     "power2": lambda a: 1 << (a.bit_length() - 1),
     "low_bit": lambda a: a & -a,
+    "and": operator.and_,
+    "or": operator.or_,
+    "shl": operator.lshift,
+    "shr": operator.rshift,
+    "lt": lambda a, b: int(a < b),
+    "eq": lambda a, b: int(a == b),
+    "select": lambda condition, a, b: a if condition else b,
 }
 
 _ARRAYS: dict[str, Callable[..., Any]] = {
@@ -42,6 +50,8 @@ def number(tree: Any, known: Mapping[str, Any], tensors: Mapping[str, Any]) -> A
     if isinstance(tree, str):
         return known[tree]
     op, *rest = tree
+    if op == "count":
+        return math.prod(tensors[rest[0]].shape)
     if op in ("shape", "stride"):
         tensor = tensors[rest[0]]
         return (tensor.shape if op == "shape" else tensor.strides)[rest[1]]
@@ -75,6 +85,6 @@ def names(tree: Any) -> set[str]:
     if not isinstance(tree, list):
         return set()
     op, *rest = tree
-    if op in ("shape", "stride"):
+    if op in ("shape", "stride", "count"):
         return set()
     return {n for x in (rest[:1] if op == "to" else rest) for n in names(x)}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attngen.backend.cute.functions import Functions, Library
+from attngen.backend.cute.host import Call, CuteStep, Let, Return, Working
 from attngen.backend.cute.parts import parts_of
 from attngen.backend.cute.riders import Riding
 from attngen.backend.cute.shape import Shape, shape_of
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
+from attngen.backend.triton.host import host_lines, host_plan
 from attngen.backend.triton.layout import head_axis
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.outputs import Outputs, Result
@@ -17,7 +19,7 @@ from attngen.backend.triton.printer import LOG2E
 from attngen.backend.triton.tensors import Parameters, Sizes, sizes
 from attngen.backend.triton.text import call
 from attngen.backend.triton.wrap import wrap_fact, wrap_source
-from attngen.backend.value import product
+from attngen.backend.value import product, value, variable
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir.attention import Tensor
@@ -70,6 +72,7 @@ class _File:
     def emitted(self) -> Emitted:
         """The file."""
         declared = [t for t in self.attention.tensors if t.view is None]
+        steps = self._host()
         source = render(
             "cute/forward.py.j2",
             title=f"{self.attention.name}, forward, {self.target.name}: by attngen.",
@@ -79,7 +82,7 @@ class _File:
             functions=self.library.functions,
             plans=[part.plan() for part in self.parts],
             host_signature=call(f"def {self.entry}", [t.name for t in declared], ":"),
-            host_lines=self._host(),
+            host_lines=host_lines(steps),
         )
         s = self.schedule
         warps = 16 if self.target.name == BLACKWELL else WARPS * (s.tile_m // 64 + 1)
@@ -95,6 +98,7 @@ class _File:
             tuple(
                 DeviceKernel(n, {}, {}, (), warps, s.stages) for p in self.parts for n in p.names
             ),
+            host=host_plan(steps),
             schedule=self.schedule.describe(),
             backend="cute",
             aligned=tuple(sorted(aligned)),
@@ -104,16 +108,15 @@ class _File:
         """What whoever reads the file has to know."""
         return [wrap_fact(NOT_RUN)] if self.target.name == BLACKWELL else []
 
-    def _host(self) -> list[str]:
+    def _host(self) -> list[CuteStep]:
         """Sizes, then results, working memory and launch of each kernel."""
-        lines: list[str] = []
+        steps: list[CuteStep] = []
         for part in self.parts:
-            lines += part.launch(self.sizes)
-        names = ", ".join(r.name for r in self.outputs.results)
-        body = "\n".join(lines)
-        sizes_ = [x for step in self.sizes.steps if step.name in body for x in step.lines()]
-        returned = f"({names},)" if len(self.outputs.results) == 1 else names
-        return [*sizes_, *lines, f"return {returned}"]
+            steps += part.launch(self.sizes)
+        body = "\n".join(host_lines(steps))
+        used = [step for step in self.sizes.steps if step.name in body]
+        returned = tuple(variable(r.name) for r in self.outputs.results)
+        return [*used, *steps, Return(returned)]
 
 
 def _schedule_of(part: Program, schedule: CuteSchedule) -> CuteSchedule:
@@ -186,26 +189,24 @@ class Part:
         lines = [f"    {n}={text}," for n, text in kept]
         return [f"{self.constant} = Forward(Plan(", *lines, "))"]
 
-    def launch(self, host: Sizes) -> list[str]:
+    def launch(self, host: Sizes) -> list[CuteStep]:
         """Results, working memory and launch; host: sizes in the host function."""
-        lines = [x for step in self.outputs.allocations() for x in step.lines()]
+        steps: list[CuteStep] = [*self.outputs.allocations()]
         arguments = [t.name for t in self._inputs()] + [r.name for r in self.outputs.results]
         flags, tickets = f"flags{self.working}", f"tickets{self.working}"
+        query, kind = self.outputs.query.name, "torch.int32"
         if self.schedule.reference == "first":
             warps = WARPS * (self.schedule.tile_m // 64)
             tile = self.schedule.tile_m
             tiles = (host.q_len + (tile - 1)) // tile
-            lines.append(f"blocks = {product((tiles, host.batch, host.heads))}")
-            lines.append(
-                f"{flags} = {self.outputs.query.name}.new_empty(({warps} * blocks,), "
-                "dtype=torch.int32)  # by warp"
-            )
+            steps.append(Let("blocks", product((tiles, host.batch, host.heads))))
+            count = value(warps) * variable("blocks")
+            steps.append(Working(flags, query, (count,), kind, after="by warp"))
             arguments.append(flags)
         if self.schedule.form == "flat":
-            query = self.outputs.query.name
-            lines.append(f"{tickets} = {query}.new_zeros((1,), dtype=torch.int32)")
+            steps.append(Working(tickets, query, (value(1),), kind, zero=True))
             arguments.append(tickets)
-        return [*lines, call(self.constant, arguments, "")]
+        return [*steps, Call(self.constant, self.name, tuple(arguments))]
 
     def _stream(self, row: Row) -> str:
         t = self.attention.tensor(row.tensor)

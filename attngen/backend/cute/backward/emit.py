@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from attngen.backend.cute.backward.functions import Functions
 from attngen.backend.cute.backward.rows import PaddedRows
 from attngen.backend.cute.backward.shape import BackwardShape, shape_of
 from attngen.backend.cute.emit import argument_kind, roles, tuple_text
+from attngen.backend.cute.host import Allocate, Call, CuteStep, Ends, Launch, Let
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
 from attngen.backend.triton.backward.emit import BackwardFile, Part
 from attngen.backend.triton.backward.ledger import TORCH, head_gradient
 from attngen.backend.triton.backward.rows import RowsKernel
-from attngen.backend.triton.host import Allocate, Let, Step, host_lines
+from attngen.backend.triton.host import host_lines, host_plan
 from attngen.backend.triton.layout import head_axis, side_tensors
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.tensors import POINTER, sizes
 from attngen.backend.triton.text import call
 from attngen.backend.triton.wrap import wrap_fact, wrap_source
-from attngen.backend.value import cdiv, sum_over, variable
+from attngen.backend.value import cdiv, count_of, sum_over, variable
 from attngen.core.dtype import Dtype
 from attngen.core.target import Target
 from attngen.ir.attention import Tensor
@@ -46,17 +47,6 @@ def emit_cute_backward(
     The host function is that of the Triton backward: the same arguments, the same results.
     """
     return _File(program, plan, schedule, target).emitted()
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Lines of the host function that have no other form."""
-
-    text: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """Python text."""
-        return list(self.text)
 
 
 class _File(BackwardFile):
@@ -105,7 +95,7 @@ class _File(BackwardFile):
         arguments = [t.name for t in self.program.attention.tensors if t.view is None]
         arguments += self.backward.given
         host = self._host(part)
-        source = self._source(part, arguments, host)
+        source = self._source(part, arguments, host_lines(host))
         tiles = DeviceKernel(f"{self.entry}_tiles", {}, {}, (), 12, self.cute.stages)
         half = POINTER[self.shape.half]
         cast = DeviceKernel(
@@ -122,6 +112,7 @@ class _File(BackwardFile):
             tuple(arguments),
             tuple(f"d_{t}" for t in self.backward.plan.tensors),
             (self.device(part), tiles, cast),
+            host=host_plan(host),
             schedule=self.cute.describe(),
             backend="cute",
         )
@@ -150,23 +141,22 @@ class _File(BackwardFile):
         )
 
     # ---- the host function ----------------------------------------------------------------------
-    def _host(self, part: Part) -> list[str]:
+    def _host(self, part: Part) -> list[CuteStep]:
         query = self.shape.query.tensor
-        steps: list[Step | Lines] = [*part.context.sizes.steps, *self.made_steps()]
+        steps: list[CuteStep] = [*part.context.sizes.steps, *self.made_steps()]
         steps += [*self.ledger.allocations, *self._memory(), *self.launch_steps(part)]
         steps.append(Allocate(self.results[query], query))
-        kernel = call("BACKWARD", [n for n, _, _ in self._arguments()], "")
-        blocks = f"triton.cdiv({self.dq}.numel(), {CAST})"
-        arguments = [self.dq, self.results[query], f"{self.dq}.numel()"]
-        cast = call(f"{self.entry}_cast[({blocks},)]", arguments, "")
-        steps.append(Lines((*kernel.split("\n"), *cast.split("\n"))))
+        arguments = tuple(n for n, _, _ in self._arguments())
+        steps.append(Call("BACKWARD", f"{self.entry}_tiles", arguments))
+        count = count_of(self.dq)
+        given = {"sums": variable(self.dq), "out": variable(self.results[query]), "count": count}
+        steps.append(Launch(f"{self.entry}_cast", (cdiv(count, CAST),), tuple(given.items()), ()))
         for (number, _), name in zip(self.shape.sums, self.parts, strict=True):
             total = sum_over(variable(name), (-1,))
             steps.append(Let(number.leaf.name, total, after="[batch, heads]"))
-        steps += [*self.ledger.finishing, self.returned()]
-        return host_lines(steps)
+        return [*steps, *self.ledger.finishing, self.returned()]
 
-    def _memory(self) -> Iterator[Step | Lines]:
+    def _memory(self) -> Iterator[CuteStep]:
         """What the kernel of tiles writes and counts in."""
         shape, s = self.shape, self.cute
         sized, query = sizes(self.backward.program.attention), shape.query.tensor
@@ -178,8 +168,7 @@ class _File(BackwardFile):
             counts = (*pairs, cdiv(sized.q_len, s.tile_m))
             yield Allocate(self.turns, query, counts, "torch.int32", zero=True)
         for tensor, name in self.ends.items():
-            given = [tensor, tensor, "right=True", "out_int32=True"]
-            yield Lines((call(f"{name} = torch.searchsorted", given, ""),))
+            yield Ends(name, tensor)
         for name in self.parts:
             counts = (*pairs, cdiv(sized.kv_len, s.tile_n) * WARPS)
             yield Allocate(name, query, counts, TORCH[Dtype.F32], zero=True)
