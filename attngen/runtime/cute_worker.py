@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,9 +63,10 @@ def binaries(source: str) -> list[dict[str, Any]]:
             "CUTE_DSL_NO_CACHE": "1",
         }
         found = []
-        for plan in (forward.plan for forward in forwards):
-            for number, part in enumerate(plan.parts):
-                facts = {"plan": plan.name, "number": number, "steady": True}
+        for forward in forwards:
+            parts: Sequence[Plan | BackwardPlan] = forward.plan.parts
+            for number, part in enumerate(parts):
+                facts = {"plan": forward.plan.name, "number": number, "steady": True}
                 launch = facts | _launch(trace(part), part)
                 for path in sorted(Path(folder).glob("*.cubin")):
                     found += _describe(path, part, launch)

@@ -69,11 +69,12 @@ def compile_all(sources: list[str], folder: Path) -> None:
     for number, source in enumerate(sources):
         module = load_module(Emitted(source, "", (), (), ()))
         for one in [x for x in vars(module).values() if isinstance(x, Forward)]:
-            name, prefix = f"{number}.{one.plan.name}", one.plan.name
-            trace(one.plan).export_to_c(str(folder), name, function_prefix=prefix)
-            header = (folder / f"{name}.h").read_text()
-            (host,) = set(re.findall(r"\b_mlir_\w+_mlir_ciface_\w+(?=\()", header))
-            (folder / f"{name}.name").write_text(f"{prefix} {host}")
+            for part in one.plan.parts:
+                name = f"{number}.{part.name}"
+                trace(part).export_to_c(str(folder), name, function_prefix=part.name)
+                header = (folder / f"{name}.h").read_text()
+                (host,) = set(re.findall(r"\b_mlir_\w+_mlir_ciface_\w+(?=\()", header))
+                (folder / f"{name}.name").write_text(f"{part.name} {host}")
 
 
 if __name__ == "__main__":

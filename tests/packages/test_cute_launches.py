@@ -201,7 +201,10 @@ class Case:
         entries = [manifest["kernels"][n] for n in self.program["kernels"].values()]
         self.entries = {e["symbol"]: e for e in entries if e["backend"] == "cute"}
         sizes = {s: [n for _, n in layout(e["parameters"])] for s, e in self.entries.items()}
-        self.plans = {n: (p, Recorded(folder / f"0.{n}", sizes)) for n, p in own.items()}
+        self.plans = {
+            n: (p, [Recorded(folder / f"0.{part.name}", sizes) for part in p.parts])
+            for n, p in own.items()
+        }
         for symbol, one in sizes.items():
             self.fake.fake_sizes(symbol.encode(), (ctypes.c_int * len(one))(*one), len(one))
 
@@ -246,7 +249,7 @@ class Case:
                 stride=lambda s=shape: s.strides,
             )
             packed.append(_packer(kind)(stands))
-        return recorded.run(packed, STREAM)
+        return [record for part in recorded for record in part.run(packed, STREAM)]
 
 
 @pytest.mark.parametrize(("name", "form"), CASES)
