@@ -104,7 +104,6 @@ def differential(q1, q2, k1, k2, v, lam):
     flags_1 = q1.new_empty((8 * blocks,), dtype=torch.int32)  # by warp
     PART_1(q1, k1, v, p1_part, flags_1)
     out = q1.new_empty((batch, heads, q_len, 128), dtype=torch.bfloat16)
-    blocks = (q_len + 127) // 128 * batch * heads
     flags = q1.new_empty((8 * blocks,), dtype=torch.int32)  # by warp
     FORWARD(q2, k2, v, lam, p1_part, out, flags)
     return (out,)
