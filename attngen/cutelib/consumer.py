@@ -44,11 +44,15 @@ class Consumer:
         transposed = cute.composition(memory["v"], order)
         self.v = mine_pv.make_fragment_B(mine_pv.partition_B(transposed))
         self.score_shape = mine_qk.partition_shape_C((s.tile_m, s.tile_n))
-        self.acc = cute.make_rmem_tensor(
-            mine_pv.partition_shape_C((s.tile_m, plan.value.width)), Float32
-        )
-        self.p = mine_pv.make_fragment_A(mine_pv.partition_shape_A((s.tile_m, s.tile_n)))
-        self.rows = softmax.Rows(2)
+        self.sums = [
+            cute.make_rmem_tensor(mine_pv.partition_shape_C((s.tile_m, plan.value.width)), Float32)
+            for _ in plan.sums
+        ]
+        self.weights = [
+            mine_pv.make_fragment_A(mine_pv.partition_shape_A((s.tile_m, s.tile_n)))
+            for _ in plan.sums
+        ]
+        self.rows = softmax.Rows(2, len(plan.totals))
         self.lowrank = LowRank(plan, mine_qk, memory, self.group, thread, self.groups)
         self.riders = Riders(plan, memory, self.group, thread, self.places.lane)
         self.epilogue = Epilogue(kernel, atoms, maps, memory, self.group, thread, flags)
@@ -71,10 +75,19 @@ class Consumer:
                 cute.arch.barrier_arrive(barrier_id=TURN, number_of_threads=2 * WARPGROUP)
         self.lowrank.keys()
 
+    def clear(self) -> None:
+        """Sums of a new tile."""
+        for acc in self.sums:
+            acc.fill(0.0)
+
     @property
     def turns(self) -> bool:
         """Whether warpgroups take turns: while one multiplies, another exponentiates."""
         return self.schedule.turns and self.groups > 1
+
+    def queries(self, stage) -> list:
+        """Rows of queries of a tile, as operands."""
+        return [self.q[None, None, None, stage]]
 
     # ---- products -------------------------------------------------------------------------------
     @cute.jit
@@ -82,16 +95,19 @@ class Consumer:
         """S of the first block of a tile, alone."""
         self.rings["k"].consumer_wait(ck)
         s = cute.make_rmem_tensor(self.score_shape, Float32)
-        pairs = [(q, self.k[None, None, None, ck.index]), *self.lowrank.pairs]
+        pairs = [(q[0], self.k[None, None, None, ck.index]), *self.lowrank.pairs]
         issue(self.qk, s, pairs, False)
         warpgroup.wait_group(0)
         return s
 
     @cute.jit
-    def last_product(self, cv):
-        """P V of the last block of a tile, alone."""
+    def last_product(self, cv, every=False):
+        """P V of the last block of a tile, alone; every: of all sums, whatever was added before."""
         self.rings["v"].consumer_wait(cv)
-        issue(self.pv, self.acc, [(self.p, self.v[None, None, None, cv.index])], True)
+        if const_expr(every):
+            self.add_some(list(range(len(self.sums))), cv)
+        else:
+            self.add(cv)
         warpgroup.wait_group(0)
         self.rings["v"].consumer_release(cv)
         cv.advance()
@@ -104,25 +120,41 @@ class Consumer:
         if const_expr(self.turns):
             cute.arch.barrier(barrier_id=self.mine, number_of_threads=2 * WARPGROUP)
         s = cute.make_rmem_tensor(self.score_shape, Float32)
-        pairs = [(q, self.k[None, None, None, ck.index]), *self.lowrank.pairs]
+        pairs = [(q[0], self.k[None, None, None, ck.index]), *self.lowrank.pairs]
         issue(self.qk, s, pairs, False)
         self.rings["v"].consumer_wait(cv)
-        issue(self.pv, self.acc, [(self.p, self.v[None, None, None, cv.index])], True)
+        count = self.add(cv)
         if const_expr(self.turns):
             cute.arch.barrier_arrive(barrier_id=self.next, number_of_threads=2 * WARPGROUP)
-        warpgroup.wait_group(1)
+        warpgroup.wait_group(count)
         return s
+
+    def add(self, cv) -> int:
+        """Issue P V of the block before; the number of groups of products in flight."""
+        return self.add_some(list(range(len(self.sums))), cv)
+
+    def add_some(self, which: list[int], cv) -> int:
+        """Issue P V of these sums."""
+        values = self.v[None, None, None, cv.index]
+        for i in which:
+            issue(self.pv, self.sums[i], [(self.weights[i], values)], True)
+        return len(which)
+
+    @cute.jit
+    def opened(self, cv):
+        """What follows the first block of a tile, when the sums of the tile before have left."""
 
     # ---- one block ------------------------------------------------------------------------------
     @cute.jit
     def softmax(self, s, tile, n, edges, first, masked, ck):
         """Products of block n to weights; tile: (`at`, `at` of each row, limits of the rows).
 
-        The block's keys are given back: at once, or when the riders beside them have been read.
+        The block's keys are given back: at once, or when the riders beside them have been read;
+        where payloads have products with them, by who multiplies these.
         """
         plan = self.plan
         stage = ck.index
-        if const_expr(not plan.riders):
+        if const_expr(len(plan.riders) + len(plan.products) == 0):
             self.rings["k"].consumer_release(ck)
             ck.advance()
         at, rows, limits = tile
@@ -134,6 +166,7 @@ class Consumer:
             shift = shift + far_shift(plan, s, at, rows, self.places, begin)
         if const_expr(plan.riders):
             cute.arch.sync_warp()  # one lane gives back what all have read
+        if const_expr(len(plan.riders) > 0 and len(plan.products) == 0):
             self.rings["k"].consumer_release(ck)
             ck.advance()
         if const_expr(masked):
@@ -146,7 +179,7 @@ class Consumer:
         """The first block of a tile: S alone."""
         s = self.first_product(q, ck)
         ck = self.softmax(s, tile, n, edges, True, True, ck)
-        pack(self.p, as_operand(s), self.dtype)
+        pack(self.weights[0], as_operand(s), self.dtype)
         return ck
 
     @cute.jit
@@ -155,14 +188,21 @@ class Consumer:
         s = self.both_products(q, ck, cv)
         ck = self.softmax(s, tile, n, edges, first, masked, ck)
         if const_expr(self.schedule.pin):
-            softmax.pin(self.rows)
+            softmax.pin(self.rows.l)
         warpgroup.wait_group(0)
         self.rings["v"].consumer_release(cv)
         cv.advance()
-        pack(self.p, as_operand(s), self.dtype)
+        pack(self.weights[0], as_operand(s), self.dtype)
         if const_expr(not first):
-            softmax.rescale(self.reference, self.acc, self.rows)
+            softmax.rescale(self.reference, self.sums, self.rows)
         return ck, cv
+
+    @cute.jit
+    def alone(self, q, s, tile, n, edges, ck):
+        """The operands of a block after its products s, nothing else in flight."""
+        ck = self.softmax(s, tile, n, edges, False, True, ck)
+        pack(self.weights[0], as_operand(s), self.dtype)
+        return ck
 
     # ---- one tile -------------------------------------------------------------------------------
     @cute.jit
@@ -191,16 +231,17 @@ class Consumer:
         at, rows = tile_and_rows(plan, at, self.places, 2)
         bounds = blocks_of(plan, at)
         tile = (at, rows, row_limits(plan, at, self.places, 2))
-        self.acc.fill(0.0)
+        self.clear()
         self.lowrank.queries(at)
         self.rings["q"].consumer_wait(cq)
-        q = self.q[None, None, None, cq.index]
+        q = self.queries(cq.index)
         n = bounds[0] - 1
         ck = self.open(q, tile, n, edges_of(plan, n, bounds[4], bounds[5]), ck)
+        self.opened(cv)
         ck, cv = self.remaining(q, tile, bounds, 1, ck, cv)
         ck, cv = self.unmasked(q, tile, bounds, ck, cv)
         cv = self.last_product(cv)
-        self.epilogue.finish(at, self.places, self.rows, self.acc, number, cq.index, block)
+        self.epilogue.finish(at, self.places, self.rows, self.sums, number, cq.index, block)
         self.epilogue.wait()
         self.rings["q"].consumer_release(cq)
         cq.advance()

@@ -26,18 +26,19 @@ class Epilogue:
         self.storing = cute.arch.make_warp_uniform(thread // 32) % 4 == 0
 
     @cute.jit
-    def finish(self, at: At, places: Places, rows, acc, tile, stage, block):
-        """All results of the tile's rows of this warpgroup."""
+    def finish(self, at: At, places: Places, rows, sums, tile, stage, block):
+        """All results of the tile's rows of this warpgroup; sums: those with a feature axis."""
         plan = self.plan
         totals = [
-            cute.arch.warp_reduction_sum(rows.l[r], threads_in_group=4) for r in range(rows.count)
+            [cute.arch.warp_reduction_sum(x[r], threads_in_group=4) for x in (rows.l, *rows.totals)]
+            for r in range(rows.count)
         ]
         if const_expr(plan.schedule.reference == "first"):
-            self._flag(rows, acc, totals, tile, at.grid[0] * at.grid[2])
+            self._flag(rows, sums, totals, tile, at.grid[0] * at.grid[2])
         values = []
         for r in range_constexpr(rows.count):
             query = places.query(at, r)
-            numbers, stored = plan.finish(at, query, self._reference(rows, r), totals[r])
+            numbers, stored = plan.finish(at, query, self._reference(rows, r), *totals[r])
             values.append(numbers)
             row = query.value
             if places.lane == 0 and row < at.q_len:
@@ -47,7 +48,7 @@ class Epilogue:
             if const_expr(i > 0):
                 self.wait()
                 cute.arch.barrier(barrier_id=STORED + self.group, number_of_threads=WARPGROUP)
-            self._rows(at, places, acc, values, stage, block, *plan.rows[i])
+            self._rows(at, places, sums, values, stage, block, *plan.rows[i])
 
     def _reference(self, rows, r: int):
         """What the sums are measured from; 0 for a row without keys."""
@@ -56,15 +57,19 @@ class Epilogue:
         return _finite(rows.m[r])
 
     @cute.jit
-    def _flag(self, rows, acc, totals, tile, total):
+    def _flag(self, rows, sums, totals, tile, total):
         """Set the warp's flag if a row left the range in which the first reference is exact."""
-        o = rows_columns(acc)
         bad = Boolean(False)
         for r in range_constexpr(rows.count):
             zero = Float32(0.0)
-            for c in range_constexpr(cute.size(o, mode=[1])):
-                zero = fma(o[r, c], 0.0, zero)  # NaN if a sum is not finite
-            inside = (totals[r] >= LEAST) & (totals[r] < MOST[self.plan.half]) & (zero == 0.0)
+            for acc in sums:
+                o = rows_columns(acc)
+                for c in range_constexpr(cute.size(o, mode=[1])):
+                    zero = fma(o[r, c], 0.0, zero)  # NaN if a sum is not finite
+            for x in totals[r][1:]:
+                zero = fma(x, 0.0, zero)
+            weight = totals[r][0]
+            inside = (weight >= LEAST) & (weight < MOST[self.plan.half]) & (zero == 0.0)
             bad = bad | (not inside)
         flagged = Int32(1) if cute.arch.vote_any_sync(bad) else Int32(0)
         flags = self.flags
@@ -72,25 +77,28 @@ class Epilogue:
             flags[self.thread // 32 * total + tile] = flagged
 
     @cute.jit
-    def _rows(self, at, places, acc, values, stage, block, name, function):
+    def _rows(self, at, places, sums, values, stage, block, name, function):
         """One result with a feature axis: registers, shared memory, TMA store."""
         plan, kernel = self.plan, self.kernel
         width = plan.value.width
-        o = rows_columns(acc)
-        out = cute.make_rmem_tensor(acc.shape, Float32)
+        own = [rows_columns(acc) for acc in sums]
+        out = cute.make_rmem_tensor(sums[0].shape, Float32)
         target = rows_columns(out)
-        pairs = cute.size(o, mode=[1]) // 2
+        pairs = cute.size(target, mode=[1]) // 2
         reads = [self._pairs(at, places, x, pairs) for x in plan.row_streams]
         for r in range_constexpr(2):
             for c in range_constexpr(2 * pairs):
                 given = [x[c % 2, c // 2, r].to(Float32) for x in reads]
-                target[r, c] = function(at, values[r], o[r, c], *given)
+                target[r, c] = function(at, values[r], *[o[r, c] for o in own], *given)
         place = self.memory[None, None, self.group, stage]
         to_shared(out, place, kernel.dtype, width, self.thread)
         cute.arch.fence_view_async_shared()
         cute.arch.barrier(barrier_id=STORED + self.group, number_of_threads=WARPGROUP)
         if self.storing:
-            whole = self.maps[name][None, None, at.h, batch_of(plan.query, at.b)]
+            batch = batch_of(plan.query, at.b, at.q_end if plan.packed else None)
+            whole = self.maps[name][None, None, at.h, batch]
+            if const_expr(plan.packed):
+                whole = cute.domain_offset((at.q_shift, 0), whole)
             tile = cute.local_tile(whole, (64, width), (block * kernel.groups + self.group, 0))
             source, goal = cpasync.tma_partition(
                 self.atoms[name],
@@ -106,9 +114,12 @@ class Epilogue:
         """Elements of a stream of the queries at the places of the sums, two columns a load."""
         words = cute.make_rmem_tensor((pairs, 2), Int32)
         view = getattr(at, stream.name)
-        head, batch = head_of(stream, view, at.h, at.heads), batch_of(stream, at.b)
+        head, packed = head_of(stream, view, at.h, at.heads), bool(stream.packed)
+        batch = batch_of(stream, at.b, at.q_end if packed else None)
         for r in range(2):
-            row = cute.recast_tensor(view[at.row(places.query(at, r)), None, head, batch], Int32)
+            place = at.row(places.query(at, r))
+            place = place + at.q_shift if packed else place
+            row = cute.recast_tensor(view[place, None, head, batch], Int32)
             for i in range(pairs):
                 words[i, r] = row[places.lane // 2 + 4 * i]
         elements = cute.recast_ptr(words.iterator, dtype=self.kernel.dtype)
@@ -128,5 +139,6 @@ def _finite(m):
 
 def _place(plan: Plan, tensor, at: At, row, number) -> None:
     """Store a number of a row."""
+    row = row + at.q_end - at.q_len if plan.packed else row
     index = {"batch": at.b, "head": at.h, "position": row}
     tensor[tuple(index[role] for role in plan.number_roles)] = number

@@ -13,6 +13,7 @@ from cutlass import Int32, const_expr, cute, pipeline, range_constexpr
 from attngen.cutelib import softmax
 from attngen.cutelib.consumer import Consumer
 from attngen.cutelib.order import blocks_of, edges_of, place_of
+from attngen.cutelib.packed import empty, find_sequence, sequence_at
 from attngen.cutelib.producer import Source, at_of, count_of, flagged
 from attngen.cutelib.runs import Run, find
 from attngen.cutelib.scores import row_limits, tile_and_rows
@@ -47,22 +48,34 @@ class FlatSource(Source):
         their way, so that a search never keeps the consumers waiting.
         """
         total = self.at.grid[0] * self.at.grid[2]
-        tile, ticket, mask = self._drawn(Int32(block), Int32(0), total, tickets, flags, block)
+        tile, ticket, mask = self._next(Int32(block), Int32(0), total, tickets, flags, block)
         slot = Int32(0)
         place, head, batch, n_max, n_right, n_left, n_min = self._announced(board, slot, tile)
         while tile >= 0:
             bounds = (n_max, n_right, n_left, n_min)
-            parts = self.parts(place, head, batch)
+            parts = self.parts(place, head, batch, sequence_at(self.plan, self.at, board, slot))
             sq = self.queries(parts, sq)
             count = count_of(bounds)
             ahead = cutlass.min(count, self.plan.schedule.stages)
             sk, sv = self.range(parts, bounds, 0, ahead, sk, sv)
-            tile, ticket, mask = self._drawn(ticket, mask, total, tickets, flags, block)
+            tile, ticket, mask = self._next(ticket, mask, total, tickets, flags, block)
             slot = (slot + 1) % SLOTS
             place, head, batch, n_max, n_right, n_left, n_min = self._announced(board, slot, tile)
             sk, sv = self.range(parts, bounds, ahead, count, sk, sv)
         # queries are loaded once more, only to turn the barrier of the sentinel
-        self.queries(self.parts(place, head, batch), sq)
+        at = sequence_at(self.plan, self.at, board, slot)
+        self.queries(self.parts(place, head, batch, at), sq)
+
+    @cute.jit
+    def _next(self, ticket, mask, total, tickets, flags, block):
+        """What `_drawn` returns, of the next tile that has queries."""
+        tile, ticket, mask = self._drawn(ticket, mask, total, tickets, flags, block)
+        if const_expr(self.plan.packed):
+            passed = empty(self.plan, self.at, tile)
+            while passed:
+                tile, ticket, mask = self._drawn(ticket, mask, total, tickets, flags, block)
+                passed = empty(self.plan, self.at, tile)
+        return tile, ticket, mask
 
     @cute.jit
     def _drawn(self, ticket, mask, total, tickets, flags, block):
@@ -95,8 +108,11 @@ class FlatSource(Source):
     def _announced(self, board, slot, tile):
         """(row block, head, batch, bounds) of a tile, written to its slot for the consumers."""
         place, head, batch = place_of(cutlass.max(tile, 0), self.at.grid)
-        at = at_of(self.plan, self.at, place, head, batch)
-        ends = []
+        at, ends = self.at, []
+        if const_expr(self.plan.packed):
+            batch, place, at = find_sequence(self.plan, at, place)
+            ends = [at.q_len, at.q_end, at.kv_len, at.kv_end]
+        at = at_of(self.plan, at, place, head, batch)
         for i in range_constexpr(len(self.plan.runs)):
             name, row_of = self.plan.runs[i]
             starts = board.starts[None, i, slot]
@@ -118,13 +134,14 @@ def _leading_zeros(x):
 
 
 class FlatConsumer(Consumer):
-    """The consumers of the flattened form."""
+    """The consumers of the flattened form: tiles of a `Consumer`, or of one with more sums."""
 
     def tile_of(self, board, slot):
         """(place of the tile, what `step` needs of it, its bounds) from a slot."""
         place, head, batch = (board.slots[i, slot] for i in (1, 2, 3))
         bounds = tuple(board.slots[i, slot] for i in range(4, 10))
-        at = at_of(self.plan, self.at, place, head, batch)
+        at = sequence_at(self.plan, self.at, board, slot)
+        at = at_of(self.plan, at, place, head, batch)
         for i, (name, _) in enumerate(self.plan.runs):
             first, last = board.slots[10 + 2 * i, slot], board.slots[11 + 2 * i, slot]
             run = Run(first, last, board.starts[None, i, slot], at.row0)
@@ -137,15 +154,16 @@ class FlatConsumer(Consumer):
         """Every tile the producer announces."""
         kind = pipeline.PipelineUserType.Consumer
         back = pipeline.make_pipeline_state(kind, self.rings["q"].num_stages)
-        old = softmax.Rows(2)
-        self.acc.fill(0.0)
+        old = softmax.Rows(2, len(self.rows.totals))
+        self.clear()
         self.rings["q"].consumer_wait(cq)
         if board.slots[0, 0] >= 0:
             _, tile, bounds = self.tile_of(board, Int32(0))
             self.lowrank.queries(tile[0])
             n = bounds[0] - 1
             edges = edges_of(self.plan, n, bounds[4], bounds[5])
-            ck = self.open(self.q[None, None, None, cq.index], tile, n, edges, ck)
+            ck = self.open(self.queries(cq.index), tile, n, edges, ck)
+            self.opened(cv)
         go, slot, stored = board.slots[0, 0] >= 0, Int32(0), Int32(0)
         while go:
             cq, ck, cv, back, slot, stored, go = self.one(
@@ -158,7 +176,7 @@ class FlatConsumer(Consumer):
         """A tile whose first block is done: its other blocks, the next one's first, its results."""
         place, tile, bounds = self.tile_of(board, slot)
         number, stage = board.slots[0, slot], cq.index
-        q = self.q[None, None, None, stage]
+        q = self.queries(stage)
         ck, cv = self.remaining(q, tile, bounds, 1, ck, cv)
         if stored == 1:  # the results of the tile before have left shared memory by now
             self.epilogue.wait()
@@ -170,13 +188,17 @@ class FlatConsumer(Consumer):
         slot = (slot + 1) % SLOTS
         for r in range_constexpr(old.count):
             old.m[r], old.l[r] = self.rows.m[r], self.rows.l[r]
+            for kept, total in zip(old.totals, self.rows.totals, strict=True):
+                kept[r] = total[r]
         go = board.slots[0, slot] >= 0
         if go:
             ck, cv = self.change(board, slot, cq, ck, cv)
         else:
             cv = self.last_product(cv)
-        self.epilogue.finish(tile[0], self.places, old, self.acc, number, stage, place)
-        self.acc.fill(0.0)
+        self.epilogue.finish(tile[0], self.places, old, self.sums, number, stage, place)
+        self.clear()
+        if go:
+            self.opened(cv)
         return cq, ck, cv, back, slot, Int32(1), go
 
     @cute.jit
@@ -186,5 +208,5 @@ class FlatConsumer(Consumer):
         self.lowrank.queries(tile[0])
         n = bounds[0] - 1
         edges = edges_of(self.plan, n, bounds[4], bounds[5])
-        q = self.q[None, None, None, cq.index]
+        q = self.queries(cq.index)
         return self.step(q, tile, n, edges, ck, cv, True, True)

@@ -17,9 +17,10 @@ from attngen.cutelib.flat import Board, FlatConsumer, FlatSource
 from attngen.cutelib.fragments import result_layout, swizzled
 from attngen.cutelib.order import Grid
 from attngen.cutelib.plan import Plan, Stream
-from attngen.cutelib.producer import Source
-from attngen.cutelib.redo import FlatRedo, Redo
+from attngen.cutelib.producer import Source, other
+from attngen.cutelib.redo import FlatRedo, FlatSeveralRedo, Redo, SeveralRedo
 from attngen.cutelib.riders import bytes_of, copy_of, memory_of
+from attngen.cutelib.several import FlatSeveralConsumer, SeveralConsumer
 from attngen.cutelib.tile import WARPGROUP, At
 from attngen.cutelib.views import canonical
 
@@ -28,11 +29,15 @@ REGISTERS = {1: (56, 256), 2: (24, 240), 3: (32, 160)}  # producer, consumer: 64
 SEARCHING = {1: (56, 256), 2: (40, 232), 3: (32, 160)}  # of a producer that searches
 SHARED = 227 << 10  # bytes that a block of threads can have on sm_90
 CONSUMERS = {
-    (False, False): Consumer,
-    (False, True): FlatConsumer,
-    (True, False): Redo,
-    (True, True): FlatRedo,
-}  # by (redo, flat)
+    (False, False, False): Consumer,
+    (False, False, True): FlatConsumer,
+    (False, True, False): Redo,
+    (False, True, True): FlatRedo,
+    (True, False, False): SeveralConsumer,
+    (True, False, True): FlatSeveralConsumer,
+    (True, True, False): SeveralRedo,
+    (True, True, True): FlatSeveralRedo,
+}  # by (several sums, redo, flat)
 RIDERS = ("rider_1", "rider_2", "rider_3")  # their places in shared memory
 LOW_RANK = 16  # columns of the extra product: the least that wgmma takes
 
@@ -77,6 +82,9 @@ class Kernel:
             "k": cpasync.make_tiled_tma_atom(loads, k, layouts["k"], (n, plan.key.width)),
             "v": cpasync.make_tiled_tma_atom(loads, v, layouts["v"], (n, plan.value.width)),
         }
+        for i, x in enumerate(plan.products):
+            whole, memory = views[x.name], layouts["others"]
+            copies[other(i)] = cpasync.make_tiled_tma_atom(loads, whole, memory, (m, x.width))
         for name, _ in plan.rows:
             width = plan.value.width
             one = cute.select(layouts["o"], mode=[0, 1, 2])
@@ -84,7 +92,9 @@ class Kernel:
         for rider in plan.riders:
             copies[rider.name] = copy_of(rider, plan, arguments[rider.tensor])
         heads, batch = q.shape[2], q.shape[3]
-        if const_expr("batch" not in plan.query.roles):
+        if const_expr(plan.packed):
+            batch = arguments[plan.query.packed].shape[0] - 1
+        elif const_expr("batch" not in plan.query.roles):
             batch = k.shape[3]
         group = heads // k.shape[2]
         grid = Grid(plan, q.shape[0], k.shape[0], heads, batch, group)
@@ -112,9 +122,10 @@ class Kernel:
 
     def _streams(self) -> dict[str, Stream]:
         plan = self.plan
-        streams = {x.name: x for x in (plan.query, plan.key, plan.value, *plan.row_streams)}
+        streams = {x.name: x for x in (*plan.queries, plan.key, plan.value, *plan.row_streams)}
         for name, _ in plan.rows:
-            streams[name] = Stream(name, plan.result_roles, plan.value.width)
+            roles, width = plan.result_roles, plan.value.width
+            streams[name] = Stream(name, roles, width, packed=plan.query.packed)
         return streams
 
     def _read_in_kernel(self) -> tuple[str, ...]:
@@ -129,6 +140,10 @@ class Kernel:
             "v": swizzled(dt, s.tile_n, plan.value.width, s.stages),
             "o": result_layout(dt, plan.value.width, self.groups, self.q_stages),
         }
+        if plan.products:
+            made["others"] = swizzled(
+                dt, s.tile_m, plan.query.width, len(plan.products) * self.q_stages
+            )
         if plan.slope is not None:
             made["qx"] = swizzled(dt, s.tile_m, LOW_RANK)
             made["kx"] = swizzled(dt, s.tile_n, LOW_RANK)
@@ -186,6 +201,7 @@ class Kernel:
             rider_1: rider(0)
             rider_2: rider(1)
             rider_3: rider(2)
+            others: tile("others")
 
         found = Storage.size_in_bytes()
         if found > SHARED:  # the driver would refuse the launch with an error that names nothing
@@ -208,8 +224,8 @@ class Kernel:
         layouts = self.layouts()
         storage = SmemAllocator().allocate(self.storage(layouts))
         rings = {
-            "q": self._ring(storage.bar_q, self.q_stages, layouts["q"]),
-            "k": self._ring(storage.bar_k, s.stages, layouts["k"], plan.riders),
+            "q": self._ring(storage.bar_q, self.q_stages, layouts["q"], len(plan.queries)),
+            "k": self._ring(storage.bar_k, s.stages, layouts["k"], 1, plan.riders),
             "v": self._ring(storage.bar_v, s.stages, layouts["v"]),
         }
         cute.arch.mbarrier_init_fence()
@@ -228,7 +244,7 @@ class Kernel:
         block = cute.arch.block_idx()[0]
         memory = {
             n: getattr(storage, n).get_tensor(layouts[n].outer, swizzle=layouts[n].inner)
-            for n in ("q", "k", "v", "qx", "kx")
+            for n in ("q", "k", "v", "qx", "kx", "others")
             if n in layouts
         }
         o = layouts["o"]
@@ -245,14 +261,14 @@ class Kernel:
                 self._produce(source, given, board, block)
         else:
             cute.arch.setmaxregister_increase(high)
-            kind = CONSUMERS[s.redo, s.flat]
+            kind = CONSUMERS[plan.several, s.redo, s.flat]
             consumer = kind(self, atoms, maps, memory, rings, at, given["flags"])
             self._consume(consumer, given, board, block)
 
-    def _ring(self, barriers, stages: int, layout, riders=()):
+    def _ring(self, barriers, stages: int, layout, tiles: int = 1, riders=()):
         """A ring of TMA loads: consumers give a stage back with one thread per warp."""
         group = pipeline.CooperativeGroup
-        bytes_ = cute.size_in_bytes(self.dtype, cute.select(layout, mode=[0, 1]))
+        bytes_ = tiles * cute.size_in_bytes(self.dtype, cute.select(layout, mode=[0, 1]))
         bytes_ += sum(bytes_of(x, self.plan) for x in riders)
         return pipeline.PipelineTmaAsync.create(
             barrier_storage=barriers.data_ptr(),

@@ -14,6 +14,8 @@ MANY = 1 << 30
 class Grid:
     """The tiles of a launch: `tiles` row blocks of `heads * batch` heads.
 
+    Of packed sequences: slots of `heads` heads, see `packed.sequence_of`.
+
     chunk: heads whose keys and values fit in the L2 cache together; they run side by side, the
     longest rows first (FlashAttention's order for causal masks).
     """
@@ -21,6 +23,8 @@ class Grid:
     def __init__(self, plan: Plan, q_len, kv_len, heads, batch, group) -> None:
         s = plan.schedule
         self.tiles = cute.ceil_div(q_len, s.tile_m)
+        if plan.packed:
+            self.tiles, batch = q_len // s.tile_m + batch, 1
         self.heads, self.pairs = heads, heads * batch
         width = plan.key.width + plan.value.width
         room = Int64(s.l2) // max(Int64(kv_len) * (2 * width), Int64(1))

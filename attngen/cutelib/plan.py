@@ -15,7 +15,8 @@ class Stream:
 
     roles: of its axes in memory order: "batch", "head", "position", "feature" (the last one,
     stride 1); width: columns read, from column `start` on; of: the tensor it is a view of, or "".
-    own_head: its head axis is the query's own; else a head serves a group of query heads.
+    own_head: its head axis is the query's own; else a head serves a group of query heads; packed:
+    sequences lie back to back along its positions, their boundaries in this argument.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Stream:
     start: int = 0
     of: str = ""
     own_head: bool = True
+    packed: str = ""
 
     @property
     def tensor(self) -> str:
@@ -105,15 +107,22 @@ class Plan:
     the diagonal term is the same for all distances <= near[0], and for all >= near[1]; fixed: the
     reference of "fixed", log2 units.
 
+    Several sums of one softmax: products: further rows of queries, multiplied with the same keys;
+    payloads(at, s, others, q, k): the numbers that weights are multiplied with, from the products
+    of a pair (s, and one of each of `products`) in natural units; reads_score: they read s; sums:
+    for each sum of rows of values, totals: for each sum of numbers: 0 for the weights themselves,
+    i for weights times payload i - 1.
+
     Functions (called when the kernel is traced; `at` holds tensors, scalars and the tile's b, h,
     row0, row1, lengths): tiles(at) -> (lo, hi, full_lo, full_hi): keys visited, keys every query of
     the tile keeps; first_key(at, q), end_key(at, q): limits of one row, or None; keep(at, q, k): of
     a pair; slope(at): log2 units per key; column(at, k); diagonal(at, q, k), a function of
     distance(at, q, k); score(at, s, column, diagonal, q, k): log2 units over `scale`;
-    finish(at, q, m, l) -> (values for the rows, numbers stored); per_tile(at), per_row(at, q):
+    finish(at, q, m, l, *totals) -> (values for the rows, numbers stored), a row's function(at,
+    values, *sums, *row_streams) -> an element; per_tile(at), per_row(at, q):
     values to have as attributes of `at`; runs: sorted rows whose runs of equal elements the mask
-    follows (`at.<name>` is then a `runs.Run`; the form must be flat); riders: what scores read that
-    is loaded with the keys.
+    follows (`at.<name>` is then a `runs.Run`; the form must be flat, as for packed sequences);
+    riders: what scores read that is loaded with the keys.
     """
 
     name: str
@@ -144,6 +153,26 @@ class Plan:
     per_tile: Hook | None = None
     per_row: Hook | None = None
     riders: tuple[Rider, ...] = ()
+    products: tuple[Stream, ...] = ()
+    payloads: Hook | None = None
+    reads_score: bool = False
+    sums: tuple[int, ...] = (0,)
+    totals: tuple[int, ...] = ()
+
+    @property
+    def queries(self) -> tuple[Stream, ...]:
+        """Rows of queries, those of the score first."""
+        return (self.query, *self.products)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more to sum than weights and weights times values."""
+        return self.payloads is not None
+
+    @property
+    def packed(self) -> bool:
+        """Whether sequences lie back to back: tiles are slots, some of them empty."""
+        return bool(self.query.packed)
 
     @property
     def aliased(self) -> bool:
@@ -175,7 +204,7 @@ class Plan:
     def aligned(self) -> frozenset[str]:
         """Arguments whose rows begin at multiples of 16 bytes."""
         return frozenset(
-            {x.tensor for x in (self.query, self.key, self.value, *self.row_streams)}
+            {x.tensor for x in (*self.queries, self.key, self.value, *self.row_streams)}
             | {n for n, _ in self.rows}
             | {x.tensor for x in self.riders}
         )

@@ -7,10 +7,15 @@ from cutlass import Int32, cute
 from cutlass.cute.nvgpu import cpasync
 
 from attngen.cutelib.order import blocks_of, place_of, walked
-from attngen.cutelib.plan import Plan, Rider, Stream
+from attngen.cutelib.plan import Plan, Rider
 from attngen.cutelib.riders import parts_of
 from attngen.cutelib.tile import At
 from attngen.cutelib.views import batch_of, head_of
+
+
+def other(i: int) -> str:
+    """Key of what belongs to further rows of queries."""
+    return f"other_{i}"
 
 
 def tile_at(plan: Plan, at: At, tile) -> tuple:
@@ -39,14 +44,22 @@ class Source:
         self.plan, self.atoms, self.maps, self.memory = plan, atoms, maps, memory
         self.rings, self.at = rings, at
 
-    def _parts(self, name: str, stream: Stream, head, batch, tile: tuple[int, int], at):
+    def _parts(
+        self, name: str, head, batch, tile: tuple[int, int], at, place: str = "", first=None
+    ):
+        """Partitions of a tensor's shared memory (`place`; by the same name) and of its tiles.
+
+        first: the row that tiles are counted from.
+        """
         whole = self.maps[name][None, None, head, batch]
+        if first is not None:
+            whole = cute.domain_offset((first, 0), whole)
         block = cute.local_tile(whole, tile, at)
         return cpasync.tma_partition(
             self.atoms[name],
             0,
             cute.make_layout(1),
-            cute.group_modes(self.memory[name], 0, 2),
+            cute.group_modes(self.memory[place or name], 0, 2),
             cute.group_modes(block, 0, 2),
         )
 
@@ -92,30 +105,53 @@ class Source:
         sk, sv = self.range(parts, bounds, 0, count_of(bounds), sk, sv)
         return sq, sk, sv
 
-    def parts(self, block, head, batch):
-        """Partitions of the tensors for a row block of a head."""
+    def parts(self, block, head, batch, at=None):
+        """Partitions of the tensors for a row block of a head; at: of a packed sequence."""
         plan, s, heads = self.plan, self.plan.schedule, self.at.heads
         q, k, v = plan.query, plan.key, plan.value
+        if plan.packed:
+            rows, keys_ = (at.q_end, at.q_shift), (at.kv_end, at.kv_shift)
+        else:
+            rows = keys_ = (None, None)
         keys, values = getattr(self.at, k.name), getattr(self.at, v.name)
         return (
-            self._parts("q", q, head, batch_of(q, batch), (s.tile_m, q.width), (block, 0)),
+            self._parts(
+                "q",
+                head,
+                batch_of(q, batch, rows[0]),
+                (s.tile_m, q.width),
+                (block, 0),
+                first=rows[1],
+            ),
             self._parts(
                 "k",
-                k,
                 head_of(k, keys, head, heads),
-                batch_of(k, batch),
+                batch_of(k, batch, keys_[0]),
                 (s.tile_n, k.width),
                 (None, 0),
+                first=keys_[1],
             ),
             self._parts(
                 "v",
-                v,
                 head_of(v, values, head, heads),
-                batch_of(v, batch),
+                batch_of(v, batch, keys_[0]),
                 (s.tile_n, v.width),
                 (None, 0),
+                first=keys_[1],
             ),
             tuple(self._rider(x, block, head, batch, keys) for x in plan.riders),
+            *(
+                self._parts(
+                    other(i),
+                    head,
+                    batch_of(x, batch, rows[0]),
+                    (s.tile_m, q.width),
+                    (block, 0),
+                    "others",
+                    rows[1],
+                )
+                for i, x in enumerate(plan.products)
+            ),
         )
 
     def _rider(self, rider: Rider, block, head, batch, keys):
@@ -127,8 +163,14 @@ class Source:
 
     @cute.jit
     def queries(self, parts, sq):
-        """The queries of a tile."""
+        """The queries of a tile, all of them on one barrier."""
         self._load("q", parts[0], sq)
+        count = len(self.plan.products)
+        for i in cutlass.range_constexpr(count):
+            into, source = parts[4 + i]
+            barrier = self.rings["q"].producer_get_barrier(sq)
+            place = into[None, sq.index * count + i]
+            cute.copy(self.atoms[other(i)], source, place, tma_bar_ptr=barrier)
         sq.advance()
         return sq
 

@@ -14,10 +14,10 @@ from cutlass import Float32, Int32, cute, range_constexpr
 from attngen.cutelib import softmax
 from attngen.cutelib.consumer import Consumer
 from attngen.cutelib.flat import SLOTS, FlatConsumer
-from attngen.cutelib.fragments import as_operand, pack
 from attngen.cutelib.order import blocks_of, edges_of
 from attngen.cutelib.producer import flagged, tile_at
 from attngen.cutelib.scores import row_limits, tile_and_rows
+from attngen.cutelib.several import SeveralConsumer
 
 
 class Serial:
@@ -26,18 +26,19 @@ class Serial:
     @cute.jit
     def serial(self, q, tile, bounds, ck, cv):
         """All blocks of a tile, from the last one down, by one step."""
-        self.acc.fill(0.0)
+        self.clear()
         for r in range_constexpr(self.rows.count):
             self.rows.m[r], self.rows.l[r] = -Float32.inf, Float32(0.0)
+            for total in self.rows.totals:
+                total[r] = Float32(0.0)
         n_max, n_min = bounds[0], bounds[3]
         for i in cutlass.range(n_max - n_min, unroll=1):
             n = n_max - 1 - i
             s = self.first_product(q, ck)
             edges = edges_of(self.plan, n, bounds[4], bounds[5])
-            ck = self.softmax(s, tile, n, edges, False, True, ck)
-            pack(self.p, as_operand(s), self.dtype)
-            softmax.rescale(self.reference, self.acc, self.rows)
-            cv = self.last_product(cv)
+            ck = self.alone(q, s, tile, n, edges, ck)
+            softmax.rescale(self.reference, self.sums, self.rows)
+            cv = self.last_product(cv, True)
         return ck, cv
 
 
@@ -54,8 +55,8 @@ class Redo(Serial, Consumer):
         tile = (at, rows, row_limits(plan, at, self.places, 2))
         self.lowrank.queries(at)
         self.rings["q"].consumer_wait(cq)
-        ck, cv = self.serial(self.q[None, None, None, cq.index], tile, bounds, ck, cv)
-        self.epilogue.finish(at, self.places, self.rows, self.acc, number, cq.index, block)
+        ck, cv = self.serial(self.queries(cq.index), tile, bounds, ck, cv)
+        self.epilogue.finish(at, self.places, self.rows, self.sums, number, cq.index, block)
         self.epilogue.wait()
         self.rings["q"].consumer_release(cq)
         cq.advance()
@@ -72,6 +73,10 @@ class Redo(Serial, Consumer):
             for i in cutlass.range(32, unroll=1):
                 if (mask >> i) & 1 == 1:
                     cq, ck, cv = self.tile(start + i * stride, cq, ck, cv)
+
+
+class SeveralRedo(Redo, SeveralConsumer):
+    """The same with several sums."""
 
 
 class FlatRedo(Serial, FlatConsumer):
@@ -92,11 +97,15 @@ class FlatRedo(Serial, FlatConsumer):
         place, tile, bounds = self.tile_of(board, slot)
         number = board.slots[0, slot]
         self.lowrank.queries(tile[0])
-        ck, cv = self.serial(self.q[None, None, None, cq.index], tile, bounds, ck, cv)
-        self.epilogue.finish(tile[0], self.places, self.rows, self.acc, number, cq.index, place)
+        ck, cv = self.serial(self.queries(cq.index), tile, bounds, ck, cv)
+        self.epilogue.finish(tile[0], self.places, self.rows, self.sums, number, cq.index, place)
         self.epilogue.wait()
         self.rings["q"].consumer_release(cq)
         cq.advance()
         self.rings["q"].consumer_wait(cq)
         slot = (slot + 1) % SLOTS
         return cq, ck, cv, slot, board.slots[0, slot] >= 0
+
+
+class FlatSeveralRedo(FlatRedo, SeveralConsumer):
+    """The same with several sums."""

@@ -16,10 +16,14 @@ LAZY = 8.0  # log2: how far scores may rise above the maximum before sums are re
 
 
 class Rows:
-    """State of a thread's rows: m, the reference, l, the sum (log2 units), and the rescale."""
+    """State of a thread's rows: m, the reference, l, the sum (log2 units), and the rescale.
 
-    def __init__(self, rows: int) -> None:
+    totals: further sums of numbers.
+    """
+
+    def __init__(self, rows: int, totals: int = 0) -> None:
         self.count = rows
+        self.totals = [cute.make_rmem_tensor(rows, Float32) for _ in range(totals)]
         self.m = cute.make_rmem_tensor(rows, Float32)
         self.l = cute.make_rmem_tensor(rows, Float32)
         self.rescale = cute.make_rmem_tensor(rows, Float32)
@@ -71,13 +75,15 @@ def keeps_reference(reference: str) -> bool:
 
 
 @cute.jit
-def rescale(reference, acc, rows: Rows) -> None:
+def rescale(reference, sums, rows: Rows) -> None:
     """Sums of earlier blocks to the new reference."""
     if const_expr(reference == "running"):
-        scale_rows(acc, rows.rescale)
+        for acc in sums:
+            scale_rows(acc, rows.rescale)
     elif const_expr(reference == "lazy"):
         if cute.arch.vote_any_sync((rows.rescale[0] != 1.0) | (rows.rescale[1] != 1.0)):
-            scale_rows(acc, rows.rescale)
+            for acc in sums:
+                scale_rows(acc, rows.rescale)
 
 
 def scale_rows(acc, factors) -> None:
@@ -87,8 +93,8 @@ def scale_rows(acc, factors) -> None:
         o[r, None].store(o[r, None].load() * factors[r])
 
 
-def pin(rows: Rows) -> None:
-    """Keep the exponentials above the next wait.
+def pin(sums) -> None:
+    """Keep the exponentials, and the sums of a thread's rows, above the next wait.
 
     ptxas sinks them below `wgmma.wait_group`, which it takes for cheap, and softmax then runs after
     the product instead of beside it. An effect that is never taken and depends on the sums cannot
@@ -96,5 +102,5 @@ def pin(rows: Rows) -> None:
     """
     cute.arch.inline_ptx(
         "{ .reg .pred p; setp.lt.f32 p, {$r0}, 0f00000000; @p bar.arrive 15, 128; }",
-        read_only_args=[rows.l[0] + rows.l[1]],
+        read_only_args=[sums[0] + sums[1]],
     )

@@ -1,4 +1,9 @@
-"""Tensors as a kernel sees them: (position, feature, head, batch), whatever the axes in memory."""
+"""Tensors as a kernel sees them: (position, feature, head, batch), whatever the axes in memory.
+
+Of packed sequences the fourth axis is the end of a sequence in the whole of N rows, and a row
+stands at N - length + row: what lies past the end of a sequence is past the end of the view. So
+TMA reads zeros there and stores nothing (after the ragged descriptors of FlashAttention-4).
+"""
 
 from __future__ import annotations
 
@@ -21,6 +26,10 @@ def canonical(tensor, stream: Stream):
         shape.append(stream.width if role == "feature" else tensor.shape[i])
         stride.append(tensor.stride[i])
     iterator = tensor.iterator + stream.start if stream.start else tensor.iterator
+    if stream.packed:
+        rows, step = shape[0], stride[0]
+        shape[3], stride[3] = rows + 1, step
+        iterator = (iterator - rows * step).align(16)  # a step is a multiple of 16 bytes
     return cute.make_tensor(iterator, cute.make_layout(tuple(shape), stride=tuple(stride)))
 
 
@@ -31,6 +40,8 @@ def head_of(stream: Stream, view, head, heads):
     return head if stream.own_head else head // (heads // view.shape[2])
 
 
-def batch_of(stream: Stream, batch):
-    """The batch entry of a stream."""
+def batch_of(stream: Stream, batch, end=None):
+    """The batch entry of a stream; end: of the sequence, where it is packed."""
+    if stream.packed:
+        return end
     return batch if "batch" in stream.roles else Int32(0)

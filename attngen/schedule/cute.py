@@ -23,6 +23,7 @@ NUMBERS: dict[str, Sequence[int]] = {
 }
 L2 = 40 << 20  # bytes: what is left of an L2 cache for keys and values
 ALIGNED = 1024  # bytes: where a tile begins
+REGISTERS = 208  # of a thread of 240: sums, scores and weights together
 BARRIERS = 2048  # bytes of shared memory kept for barriers and small tables
 
 
@@ -73,7 +74,10 @@ class Traits:
     keeps, so that its maximum there is a good reference; local: rows keep few of the keys;
     searched: bounds of a tile are searched for (documents); pairs, keys: bytes of each pair, of
     each key that are loaded beside the keys; bare: no mask, and the score is a multiple of the
-    product; sloped: a term grows along the keys, for which the product has sixteen more columns.
+    product; sloped: a term grows along the keys, for which the product has sixteen more columns;
+    products: rows of queries multiplied with the keys; sums: of rows of values; several: weights
+    are multiplied with numbers of a pair before they are summed; kept: with the score's product
+    among them; large: these numbers may be large; packed: sequences lie back to back.
     """
 
     query: int
@@ -87,6 +91,12 @@ class Traits:
     keys: int = 0
     bare: bool = False
     sloped: bool = False
+    products: int = 1
+    sums: int = 1
+    several: bool = False
+    kept: bool = False
+    large: bool = False
+    packed: bool = False
 
 
 def choose_cute(
@@ -98,9 +108,9 @@ def choose_cute(
     if chosen.reference == "fixed" and not traits.bounded:
         message = "reference = fixed needs a score that is provably bounded"
         raise SpecError(Diagnostic("E303", message, help="reference = lazy"))
-    if traits.searched:
+    if traits.searched or traits.packed:
         chosen = replace(chosen, form="flat")  # only there bounds are found ahead
-    columns = (traits.query, traits.value, traits.pairs, traits.keys)
+    columns = (traits.query, traits.value, traits.pairs, traits.keys, traits.products)
     if (
         "stages" not in fixed
         and chosen.stages > 2
@@ -114,22 +124,23 @@ def choose_cute(
 
 def _start(traits: Traits, options: Mapping[str, Any]) -> CuteSchedule:
     """The point without the options that name one."""
-    start = _tile(traits.query, traits.value)
-    if traits.bare and traits.query == traits.value == 128:
+    start = _tile_of_sums(traits) if traits.several else _tile(traits.query, traits.value)
+    alone = not traits.several and not traits.packed
+    if traits.bare and alone and traits.query == traits.value == 128:
         # three warpgroups of 160 registers each have room for little else: 5 to 10% faster then
         start = CuteSchedule(192, 80, 2, order="free", form="flat")
     start = replace(start, reference=_reference(traits, options.get("numerics", "fast")))
-    small = max(traits.query, traits.value) <= 64
+    small = max(traits.query, traits.value) <= 64 and not traits.several
     # tiles that run into each other were not seen on a GPU where results have other widths
     local = traits.local and traits.query == traits.value
-    if local or traits.searched or small:
+    if local or traits.searched or traits.packed or small:
         start = replace(start, form="flat", stages=3 if small else 2)
         if (
             small and traits.sloped
         ):  # 160 registers have no room for a slope beside two tiles' state
             start = replace(start, tile_m=128)
     # with l2 = 1 neighbouring tiles of one head run side by side, which read the same keys
-    return replace(start, l2=1) if traits.local else start
+    return replace(start, l2=1) if traits.local or traits.packed else start
 
 
 def _tile(query: int, value: int) -> CuteSchedule:
@@ -141,9 +152,23 @@ def _tile(query: int, value: int) -> CuteSchedule:
     return CuteSchedule(128, 112 if value <= 128 else 80, 2)
 
 
+def _tile_of_sums(traits: Traits) -> CuteSchedule:
+    """Scores and products of payloads beside the sums, for two warpgroups.
+
+    In registers together: sums, and weights (with the score's products, where they are kept)
+    beside either the operands of the sums of the block before, or the products of payloads and the
+    operands of the sums that need none.
+    """
+    sums, others = traits.sums / 2, traits.products - 1
+    beside = max(sums, others + sums - 1 / 2) if others else sums
+    left = REGISTERS - traits.sums * traits.value / 2
+    columns = min(int(2 * left / (1 + traits.kept + beside)) // 16 * 16, 128)
+    return CuteSchedule(128, columns, 3 if columns <= 64 else 2)
+
+
 def _reference(traits: Traits, numerics: Any) -> str:
-    if numerics == "exact":
-        return "running"
+    if numerics == "exact" or (traits.narrow and traits.large):
+        return "running"  # weights of 1 at most leave their numbers the range of float16
     if traits.bounded:
         return "fixed"
     return "first" if traits.near and not traits.narrow else "lazy"
@@ -154,10 +179,13 @@ def aliased(query: int, value: int, flat: bool) -> bool:
     return query == value or (query % 64 == 0 and value % 64 == 0 and not flat)
 
 
-def shared(s: CuteSchedule, query: int, value: int, pairs: int = 0, keys: int = 0) -> int:
-    """Bytes of shared memory; pairs, keys: see `Traits`."""
+def shared(
+    s: CuteSchedule, query: int, value: int, pairs: int = 0, keys: int = 0, products: int = 1
+) -> int:
+    """Bytes of shared memory; pairs, keys, products: see `Traits`."""
     flat = s.form == "flat"
     columns = max(query, value) if aliased(query, value, flat) else query + value
+    columns += (products - 1) * query
     queries = s.tile_m * columns * (2 if flat else 1)
     beside = s.stages * s.tile_n * (s.tile_m * pairs + keys)
     whole = -(-beside // ALIGNED) * ALIGNED

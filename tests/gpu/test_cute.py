@@ -25,6 +25,7 @@ EXAMPLES = (
     "relative_bias",
     "prefix_lm",
     "forgetting",
+    "parallax",
 )
 LSE = "  out = sum(softmax(score) * v)\n  lse = logsumexp(score)\n  return out, lse"
 SHAPES = ((331, 331), (1024, 1024), (77, 77), (300, 700), (700, 300), (1, 513))
@@ -140,6 +141,130 @@ def test_rows_of_nan_and_infinity_stay_by_themselves():
     tensors["q"][:, :, 5], tensors["q"][:, :, 400] = math.inf, math.nan
     tensors["k"][:, :, 300] = -math.inf
     assert not wrong(kernel, tensors)
+
+
+COVARIANCE = (
+    "  p = softmax(score)\n  u = dot(r, k)\n  out = (1 + sum(p * u)) * sum(p * v) - sum(p * u * v)"
+)
+MOMENTS = (
+    "  p = softmax(score)\n  out = sum(p * v)\n  entropy = logsumexp(score) - sum(p * score)\n"
+    "  place = sum(p * (q_pos - kv_idx))\n  return out, entropy, place"
+)
+TWO = HEAD.replace("query q ", "query q, r ")
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mask", ["causal", "causal and q_pos - kv_idx < 100"])
+@pytest.mark.parametrize("out", [COVARIANCE, MOMENTS])
+@pytest.mark.parametrize(("width", "values"), sorted(shape.SEEN_SEVERAL))
+def test_several_sums(width, values, out, mask, half):
+    head = TWO.replace("value v : half[B, H, Skv, D]", "value v : half[B, H, Skv, Dv]")
+    head = head if "dot(r" in out else head.replace("q, r", "q")
+    kernel = attngen.compile(spec(f"  mask = {mask}", head=head, out=out), backend="cute")
+    for i, (n, m) in enumerate(SHAPES):
+        sizes = {"B": 2, "H": 3, "Sq": n, "Skv": m, "D": width, "Dv": values}
+        assert not wrong(kernel, inputs(kernel, sizes, half, permuted=bool(i % 2)), half)
+
+
+@pytest.mark.parametrize("form", ["tile", "flat"])
+@pytest.mark.parametrize("reference", ["running", "lazy", "first"])
+def test_several_sums_in_every_form_and_reference(form, reference):
+    schedule = f"\n  schedule {{\n    form = {form}\n    reference = {reference}\n  }}"
+    kernel = attngen.compile(
+        spec("  mask = causal", head=TWO, out=COVARIANCE + schedule), backend="cute"
+    )
+    for n, m in SHAPES:
+        assert not wrong(kernel, inputs(kernel, {"B": 2, "H": 3, "Sq": n, "Skv": m, "D": 128}))
+
+
+@pytest.mark.parametrize("rise", [20, 80, 100, 1000, -100, -1000])
+def test_several_sums_that_leave_the_first_reference(rise):
+    kernel = attngen.compile(
+        spec("  mask = causal", head=TWO.replace("Skv", "S").replace("Sq", "S"), out=COVARIANCE),
+        backend="cute",
+    )
+    tensors = inputs(kernel, {"B": 1, "H": 2, "S": 700, "D": 128})
+    tensors["q"][..., 0], tensors["k"][..., 0], tensors["r"][..., 0] = 4.0, 0.0, 0.0
+    tensors["k"][:, :, :350, 0] = rise / 4 * math.sqrt(128)
+    assert not wrong(kernel, tensors)
+
+
+def test_payloads_of_dropped_pairs_may_be_anything():
+    kernel = attngen.compile(
+        spec("  mask = causal", head=TWO.replace("Skv", "S").replace("Sq", "S"), out=COVARIANCE),
+        backend="cute",
+    )
+    tensors = inputs(kernel, {"B": 1, "H": 2, "S": 700, "D": 128})
+    tensors["q"][:, :, 5], tensors["r"][:, :, 400] = math.inf, math.nan
+    tensors["k"][:, :, 300] = -math.inf
+    assert not wrong(kernel, tensors)
+
+
+PACKED = """attention spec {
+  query q, r : half[T, Hq, D] packed(cu_q)
+  key   k : half[T, Hkv, D] packed(cu_kv)
+  value v : half[T, Hkv, D] packed(cu_kv)
+  input cu_q  : i32[B + 1]
+  input cu_kv : i32[B + 1]
+"""
+PACKED_CASES = {
+    "causal": ("  mask = causal", LSE),
+    "full": ("", LSE),
+    "window": ("  mask = causal and q_pos - kv_idx < 100", LSE),
+    "gate": ("  mask = causal", "  out = sum(softmax(score) * v) * sigmoid(r)"),
+    "two": (
+        "  mask = causal",
+        "  out = sum(softmax(score) * v) - 0.5 * sum(softmax(dot(r, k) * rsqrt(D)) * v)",
+    ),
+    "sums": ("  mask = causal", COVARIANCE),
+}
+LENGTHS = (  # of queries, of keys
+    ((331, 0, 1, 128, 129, 700), (331, 0, 1, 128, 129, 700)),
+    ((5, 300, 64, 1), (300, 77, 64, 900)),
+    ((130,) * 40, (130,) * 40),
+    ((0, 0, 17), (0, 40, 17)),
+)
+
+
+def boundaries(lengths):
+    ends = torch.tensor(lengths, device="cuda").cumsum(0, dtype=torch.int32)
+    return torch.cat([ends.new_zeros(1), ends])
+
+
+def packed_inputs(kernel, lengths, half, width):
+    queries, keys = lengths
+    made = {}
+    for t in kernel.spec.attention.tensors:
+        if t.name in ("cu_q", "cu_kv"):
+            made[t.name] = boundaries(queries if t.name == "cu_q" else keys)
+            continue
+        rows, heads = (sum(queries), 4) if t.role == "query" else (sum(keys), 2)
+        made[t.name] = torch.randn(rows, heads, width, device="cuda").to(half)
+    return made
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("case", PACKED_CASES)
+def test_packed_sequences(case, width, half):
+    body, out = PACKED_CASES[case]
+    head = PACKED if case in ("gate", "two", "sums") else PACKED.replace("q, r", "q")
+    kernel = attngen.compile(spec(body, head=head, out=out), backend="cute")
+    for lengths in LENGTHS:
+        assert not wrong(kernel, packed_inputs(kernel, lengths, half, width), half)
+
+
+def test_packed_sequences_do_not_read_each_other():
+    head = PACKED.replace("q, r", "q")
+    kernel = attngen.compile(spec("  mask = causal", head=head, out=LSE), backend="cute")
+    lengths = ((331, 100, 129), (331, 100, 129))
+    tensors = packed_inputs(kernel, lengths, torch.bfloat16, 128)
+    expected = [x.clone() for x in kernel(**tensors)]
+    for name in ("q", "k", "v"):
+        tensors[name][331:431] = math.nan
+    for found, before in zip(kernel(**tensors), expected, strict=True):
+        assert torch.equal(found[:331], before[:331])
+        assert torch.equal(found[431:], before[431:])
 
 
 def test_gradients_through_a_cute_forward():

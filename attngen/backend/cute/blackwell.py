@@ -28,5 +28,9 @@ def _widths(part: Program) -> Iterator[str]:
         yield f"values of {facts.value} columns (a multiple of {PART} up to {WIDEST} is needed)"
     if facts.query > QUERIES:
         yield f"queries of {facts.query} columns (up to {QUERIES})"
+    if facts.several:
+        yield "several sums of one softmax"
+    if facts.packed:
+        yield "packed sequences"
     if facts.searched:
         yield "bounds that are searched for (documents)"

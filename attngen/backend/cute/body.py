@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from attngen.backend.cute.printer import PairPrinter
@@ -22,6 +23,10 @@ from attngen.ir.expr import (
     children,
 )
 from attngen.ir.walk import walk
+
+AT = frozenset(
+    "b h h_kv row0 row1 q_len kv_len heads grid row key position with_values batch".split()
+)
 
 
 @dataclass(frozen=True)
@@ -134,3 +139,8 @@ def _wish(e: Expr) -> str:
         return "row_term" if e.axes & Axes.QUERY else "factor"
     side = "row" if e.axes & Axes.QUERY else "tile"
     return f"{loads[0].tensor}_{side}" if e is loads[0] else f"{loads[0].tensor}_scaled"
+
+
+def items(texts: Sequence[str]) -> str:
+    """A tuple of the texts."""
+    return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"

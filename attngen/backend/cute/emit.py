@@ -31,10 +31,14 @@ from attngen.schedule.cute_blackwell import BLACKWELL, NOT_RUN
 
 OWN = frozenset("torch ops Forward Plan Rider Schedule Stream FORWARD flags tickets blocks".split())
 _HOOKS = """
-tiles finish first_key end_key keep slope column diagonal distance score per_tile per_row
+tiles finish first_key end_key keep slope column diagonal distance score payloads per_tile per_row
 """.split()
 HOOKS = frozenset(_HOOKS)
 HOOKS_TAKEN = frozenset({"FORWARD"})
+# fields of a plan that are left out where they have this value
+EMPTY = dict.fromkeys(("row_streams", "runs", "riders", "numbers"), "()")
+EMPTY |= {"near": "None", "fixed": "0.0"}
+EMPTY |= {"products": "()", "reads_score": "False", "sums": "(0,)", "totals": "()"}
 _SCALARS = {Dtype.F32: "f32", Dtype.I32: "i32"}
 WARPS = 4  # of a warpgroup
 
@@ -87,8 +91,9 @@ class _File:
         s = self.schedule
         warps = 16 if self.target.name == BLACKWELL else WARPS * (s.tile_m // 64 + 1)
         own = {t.name for t in declared}
-        rows = {x.tensor for part in self.parts for x in part.functions.row_streams}
-        rows |= {x.load.tensor for part in self.parts for x in part.functions.riders}
+        rows = {x.tensor for p in self.parts for x in p.functions.row_streams}
+        rows |= {x.tensor for p in self.parts for x in p.shape.sums.queries}
+        rows |= {x.load.tensor for p in self.parts for x in p.functions.riders}
         aligned = rows & own
         return Emitted(
             wrap_source(source),
@@ -181,13 +186,22 @@ class Part:
             ("fixed", repr(self._fixed())),
             ("riders", tuple_text([self._rider(x, name) for x, name in f.riders.items()])),
             ("runs", tuple_text([f'("{name}", {function})' for name, function in f.runs])),
+            *self._sums(),
         ]
         fields += [(n, f.hooks[n]) for n in _HOOKS if n in f.hooks]
-        empty = dict.fromkeys(("row_streams", "runs", "riders", "numbers"), "()")
-        empty |= {"near": "None", "fixed": "0.0"}
-        kept = [(n, text) for n, text in fields if empty.get(n) != text]
+        kept = [(n, text) for n, text in fields if EMPTY.get(n) != text]
         lines = [f"    {n}={text}," for n, text in kept]
         return [f"{self.constant} = Forward(Plan(", *lines, "))"]
+
+    def _sums(self) -> list[tuple[str, str]]:
+        """What is summed beside weights, and weights times values."""
+        sums = self.shape.sums
+        return [
+            ("products", tuple_text([self._stream(x) for x in sums.queries])),
+            ("reads_score", repr(sums.reads_score)),
+            ("sums", repr(tuple(payload for _, payload in sums.rows))),
+            ("totals", repr(tuple(payload for _, payload in sums.numbers))),
+        ]
 
     def launch(self, host: Sizes) -> list[CuteStep]:
         """Results, working memory and launch; host: sizes in the host function."""
@@ -198,8 +212,10 @@ class Part:
         if self.schedule.reference == "first":
             warps = WARPS * (self.schedule.tile_m // 64)
             tile = self.schedule.tile_m
-            tiles = (host.q_len + (tile - 1)) // tile
-            steps.append(Let("blocks", product((tiles, host.batch, host.heads))))
+            blocks = product(((host.q_len + (tile - 1)) // tile, host.batch, host.heads))
+            if self.outputs.query.packed:
+                blocks = product((host.q_len // tile + host.batch, host.heads))
+            steps.append(Let("blocks", blocks))
             count = value(warps) * variable("blocks")
             steps.append(Working(flags, query, (count,), kind, after="by warp"))
             arguments.append(flags)
@@ -220,6 +236,8 @@ class Part:
             parts.append(f"of={self.functions.attributes[t.name]!r}")
         if t.axis("head") is not None and head_axis(t) != own:
             parts.append("own_head=False")
+        if t.packed:
+            parts.append(f"packed={self.functions.attributes[t.packed]!r}")
         return f"Stream({', '.join(parts)})"
 
     def _rider(self, x: Riding, name: str) -> str:
@@ -236,6 +254,8 @@ class Part:
         """What the kernel reads of the tensors and scalars of the program."""
         f, shape = self.functions, self.shape
         rows = {x.tensor for x in (shape.query, shape.key, shape.value, *f.row_streams)}
+        rows |= {x.tensor for x in shape.sums.queries}
+        rows |= {t.packed for t in self.attention.tensors if t.packed and t.name in rows}
         declared = [t for t in self.attention.tensors if t.view is None]
         rows |= {x.load.tensor for x in f.riders}
         return [t for t in declared if t.name in rows or f.attributes[t.name] in f.read]

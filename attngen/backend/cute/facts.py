@@ -8,7 +8,10 @@ from attngen.core.dtype import Dtype
 from attngen.ir import index as ix
 from attngen.ir.maskplan import Direction
 from attngen.ir.program import Program
+from attngen.passes.interval import interval
 from attngen.schedule.cute import Traits
+
+LARGE = 128.0  # times a weight of 2**8 it stays below the greatest float16
 
 
 def traits(program: Program) -> Traits:
@@ -26,11 +29,17 @@ def traits(program: Program) -> Traits:
         narrow=shape.half is Dtype.F16,
         near=exact,
         local=exact and _moves(way),
+        packed=any(t.packed for t in program.attention.tensors),
         searched=searched(way),
         pairs=sum(x.bytes for x in shape.riders if x.pairs),
         keys=sum(x.bytes for x in shape.riders if not x.pairs),
         sloped=shape.split.slope is not None,
         bare=shape.split.plain and shape.split.slope is None and program.online.mask is None,
+        products=1 + len(shape.sums.queries),
+        sums=len(shape.sums.rows),
+        several=bool(shape.sums.payloads),
+        kept=shape.sums.reads_score,
+        large=any(max(map(abs, interval(e))) > LARGE for e in shape.sums.payloads),
     )
 
 

@@ -6,23 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from attngen.backend.cute.body import Function, Hoisted, statements
+from attngen.backend.cute.body import AT, Function, Hoisted, items, statements
+from attngen.backend.cute.finish import finish
 from attngen.backend.cute.printer import NoScalarForm, PairPrinter, TilePrinter
 from attngen.backend.cute.riders import Riding
 from attngen.backend.cute.shape import Shape
 from attngen.backend.cute.split import ANCHOR
 from attngen.backend.triton.names import Names
-from attngen.backend.triton.printer import ADD, LN2, LOG2E
-from attngen.ir import build
 from attngen.ir import index as ix
-from attngen.ir.expr import Binary, Expr, Reduced, Row, Side, children
+from attngen.ir.expr import Expr, Row
 from attngen.ir.program import Program
-from attngen.ir.walk import walk
 from attngen.passes.score import distance_of
-
-AT = frozenset(
-    "b h h_kv row0 row1 q_len kv_len heads grid row key position with_values batch".split()
-)
 
 
 class Library:
@@ -72,7 +66,6 @@ class Functions:
         self.numbers: list[str] = []
         self.rows: list[tuple[str, str]] = []
         self.row_streams: dict[Row, str] = {}
-        self._inverses: dict[tuple[Expr, ...], str] = {}
         self._runs: dict[str, str] = {}
         self.near: tuple[int, int] | None = None
         self._limits()
@@ -83,6 +76,7 @@ class Functions:
             for name, text in self._runs.items()
         ]
         self._score()
+        self._payloads()
         self._finish()
         self._hoists()
 
@@ -202,93 +196,30 @@ class Functions:
         lines, (text,) = statements(self.printer, Names(AT), e)
         self._add(head, doc, [*lines, f"return {text}"])
 
+    # ---- sums -----------------------------------------------------------------------------------
+    def _payloads(self) -> None:
+        """The numbers of a pair that weights are multiplied with."""
+        sums = self.shape.sums
+        if not sums.payloads:
+            return
+        products = [f"u_{i}" if i else "u" for i in range(len(sums.dots))]
+        self.printer.bound.update(zip(sums.dots, products, strict=True))
+        for e in sums.payloads:
+            self.hoisted.hoist(e)
+        lines, texts = statements(self.printer, Names(AT), *sums.payloads)
+        arguments = ", ".join(["at", "s", *products, "q_idx", "kv_idx"])
+        doc = (
+            "What weights are multiplied with before they are summed, from the products of a pair."
+        )
+        self._add(f"payloads({arguments})", doc, [*lines, f"return {items(texts)}"])
+
     # ---- after the loop -------------------------------------------------------------------------
     def _finish(self) -> None:
-        """lse, normalisers, and every result that is a number; then the results that are rows."""
-        outputs = self.program.online.outputs
-        lines, printer = [], self.printer
-        reduced = [x for x in walk(*(e for _, e in outputs)) if isinstance(x, Reduced)]
-        if any(x.what == "lse" for e in outputs for x in _numbers(e[1])):
-            lse = next(x for x in reduced if x.what == "lse")
-            row = self.shape.split.row
-            shift = "" if row is None else f" + {printer.text(row, ADD)}"
-            lines.append(f"lse = (m + ops.log2(l)) * {LN2}{shift}")
-            printer.bound[lse] = "lse"
-        for x in reduced:
-            if x.what == "moment":
-                lines += self._inverse(printer, x)
-        stored = []
-        for name, e in outputs:
-            if e.feature is None:
-                more, (text,) = statements(printer, Names(AT), e)
-                lines += more
-                stored.append(text)
-                self.numbers.append(name)
-        values = list(dict.fromkeys(self._inverses.values()))
-        row_functions = self._row_functions(printer, values)
-        passed, kept = _items(values), _items(stored)
-        self._add(
-            "finish(at, q_idx, m, l)",
-            "After the last key: l sums 2**(score - m). What its rows need; numbers stored.",
-            [*lines, f"return ({passed}), ({kept})"],
-        )
-        self.rows = [(n, self._add(f.head, f.doc, f.lines)) for n, f in row_functions]
-
-    def _inverse(self, printer: PairPrinter, moment: Reduced) -> list[str]:
-        """Name 1 / normaliser of a moment."""
-        if moment.norms in self._inverses:
-            return []
-        name = "inverse" if not self._inverses else f"inverse_{len(self._inverses) + 1}"
-        self._inverses[moment.norms] = name
-        lines, totals = [], []
-        for norm in moment.norms:
-            total = "l"
-            if isinstance(norm, Binary):
-                sink = build.mul(build.const(LOG2E), norm.b)
-                row = self.shape.split.row
-                if row is not None:
-                    sink = build.sub(sink, build.mul(build.const(LOG2E), row))
-                total = f"l + ops.exp2({printer.text(sink, ADD)} - m)"
-                lines.append(f"total = {total}")
-                total = "total"
-            totals.append(total)
-        one = " * ".join(totals)
-        safe = (
-            one
-            if any(isinstance(n, Binary) for n in moment.norms)
-            else (f"ops.select({one} == 0.0, 1.0, {one})")
-        )
-        note = "" if safe == one else "  # a row without keys gives 0"
-        lines.append(f"{name} = ops.rcp({safe}){note}")
-        return lines
-
-    def _row_functions(self, printer: PairPrinter, values: list[str]) -> list[tuple[str, Function]]:
-        """(result, function of one element) of the results that are rows."""
-        out: list[tuple[str, Function]] = []
-        streams: dict[Row, str] = {}
-        for _, e in self.program.online.outputs:
-            for x in walk(e):
-                if e.feature is not None and isinstance(x, Row) and x.side is Side.QUERY:
-                    streams.setdefault(x, self.names.take(f"{x.tensor}_row"))
-        self.row_streams = streams
-        for name, e in self.program.online.outputs:
-            if e.feature is None:
-                continue
-            bound: dict[Expr, str] = {
-                x: self._moment(x) for x in walk(e) if isinstance(x, Reduced) and x.width
-            }
-            printer.bound.update(bound)
-            printer.bound.update({x: name for x, name in streams.items()})
-            self.hoisted.hoist(e)
-            lines, (text,) = statements(printer, Names(AT), e)
-            unpack = f"{', '.join(values)}{',' if len(values) == 1 else ''} = row"
-            head = f"{name}_element({', '.join(['at', 'row', 'acc', *streams.values()])})"
-            doc = f"One element of {name}, from its sum over the keys."
-            out.append((name, Function(head, doc, (unpack, *lines, f"return {text}"))))
-        return out
-
-    def _moment(self, x: Reduced) -> str:
-        return f"acc * {self._inverses[x.norms]}"
+        """What a row ends with."""
+        made = finish(self.program, self.shape, self.printer, self.hoisted, self.names)
+        self._add(made.function.head, made.function.doc, made.function.lines)
+        self.numbers, self.row_streams = made.numbers, made.row_streams
+        self.rows = [(n, self._add(f.head, f.doc, f.lines)) for n, f in made.rows]
 
     # ---- hoisted --------------------------------------------------------------------------------
     def _hoists(self) -> None:
@@ -298,23 +229,3 @@ class Functions:
                 doc = f"Values that are the same for a whole {name[4:]}."
                 items = ", ".join(f'"{n}": {text}' for n, text in values.items())
                 self._add(head, doc, [f"return {{{items}}}"])
-
-
-def _numbers(e: Expr) -> list[Reduced]:
-    """Reduced values an expression reads as numbers (not only as the normaliser of a moment)."""
-    out: list[Reduced] = []
-
-    def visit(x: Expr) -> None:
-        if isinstance(x, Reduced):
-            out.append(x)
-            return
-        for child in children(x):
-            visit(child)
-
-    visit(e)
-    return out
-
-
-def _items(texts: Sequence[str]) -> str:
-    """What stands between the brackets of a tuple."""
-    return f"{texts[0]}," if len(texts) == 1 else ", ".join(texts)

@@ -96,7 +96,7 @@ class _Cut:
         axes = self.query.axes[:-1]
         if width is not None:
             axes = (*axes, Axis(str(width), "feature", int(width)))
-        return Tensor(name, "input", dtype, axes)
+        return Tensor(name, "input", dtype, axes, packed=self.query.packed)
 
     def _number(self, name: str) -> Load:
         index = tuple(Index(_INDEX[a.role]) for a in self.query.axes[:-1])

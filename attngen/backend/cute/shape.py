@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from attngen.backend.cute.parts import parts_of
 from attngen.backend.cute.printer import NoScalarForm, TilePrinter
 from attngen.backend.cute.riders import Riding, riders_of
 from attngen.backend.cute.split import Split, split
+from attngen.backend.cute.sums import Sums, missing_sums, payloads_of, sums_of
 from attngen.backend.triton.step import bounded, conjuncts
 from attngen.core.dtype import Dtype
-from attngen.ir import build
 from attngen.ir import index as ix
 from attngen.ir.attention import Tensor
 from attngen.ir.expr import Axes, Dot, Expr, Load, Reduced, Row, Side, Uniform
@@ -26,11 +26,12 @@ WIDEST = 256  # columns of a wgmma product, and of the registers that hold its s
 STEP = 16  # columns that one wgmma contracts
 # (columns of queries, of values) whose kernels were held against the reference on a GPU
 SEEN = frozenset({(64, 64), (64, 128), (128, 128), (192, 128), (256, 256)})
+SEEN_SEVERAL = frozenset({(64, 64), (64, 128), (128, 128)})  # with several sums
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One softmax over one product, summed with one tensor of values."""
+    """One softmax over one product, summed with one tensor of values, maybe several times."""
 
     query: Row
     key: Row
@@ -39,6 +40,7 @@ class Shape:
     bounded: bool
     half: Dtype
     riders: tuple[Riding, ...] = ()
+    sums: Sums = field(default_factory=Sums)
 
 
 def missing(program: Program) -> list[str]:
@@ -59,13 +61,14 @@ def shape_of(program: Program) -> Shape:
     found = split(weights, bounded(weights, narrow))
     sides = _sides(found.dot) if found is not None else None
     value = _values(program)
-    if found is None or sides is None or half is None or len(value) != 1:
+    if found is None or sides is None or half is None or not value:
         raise ValueError("the program is not supported")  # `missing` says so first
     row = value[0].row
     assert isinstance(row, Row)
     read = (found.core, found.rest, found.column)
     riders = riders_of(program.attention, *read)
-    return Shape(*sides, row, found, bounded(weights, narrow), half, riders)
+    sums = sums_of(program.online, found.dot)
+    return Shape(*sides, row, found, bounded(weights, narrow), half, riders, sums)
 
 
 def searched(way: Direction) -> bool:
@@ -88,13 +91,36 @@ def _half(program: Program) -> Dtype | None:
 
 
 def _storage(program: Program) -> Iterator[str]:
-    if any(t.packed for t in program.attention.tensors):
-        yield "packed sequences"
+    yield from _packed(program)
     if _half(program) is None:
         yield "rows of other dtypes than one 16-bit float"
     for t in program.attention.tensors:
         if t.dtype not in INPUTS and not t.is_stream:
             yield f"{t.dtype.value} inputs ({t.name})"
+
+
+def _is_packed(program: Program) -> bool:
+    return any(t.packed for t in program.attention.tensors)
+
+
+def _packed(program: Program) -> Iterator[str]:
+    tensors = program.attention.tensors
+    streams_ = [t for t in tensors if t.is_stream]
+    if not _is_packed(program):
+        return
+    queries = {t.packed for t in streams_ if t.role == "query"}
+    keys = {t.packed for t in streams_ if t.role != "query"}
+    if None in queries | keys or len(queries) > 1 or len(keys) > 1:
+        yield "packed queries with keys that are not packed"
+    plan = program.online
+    roots = [c.score for c in plan.classes] + [e for _, e in plan.outputs]
+    roots += [a.scalar for a in plan.accumulators]
+    roots += [plan.mask] if plan.mask is not None else []
+    read = {x.tensor for x in walk(*roots) if isinstance(x, Load)}
+    if any(t.packed and t.name in read for t in tensors):
+        yield "numbers of packed inputs"
+    if searched(program.mask.forward):
+        yield "documents of packed sequences"
 
 
 def _values(program: Program) -> list[Accumulator]:
@@ -109,13 +135,12 @@ def _sums(program: Program) -> Iterator[str]:
         yield "several passes over the keys"
     if len(plan.classes) != 1:
         yield f"{len(plan.classes)} softmaxes" if plan.classes else "sums without a softmax"
-    plain = all(a.weights == ((0, 1),) and build.is_number(a.scalar, 1) for a in plan.accumulators)
     values = _values(program)
-    if not plain or len(plan.accumulators) != 2 or len(values) != 1:
-        yield "other sums than softmax weights times one row of values"
-    elif not isinstance(values[0].row, Row):
+    if any(a.weights != ((0, 1),) for a in plan.accumulators) or not values:
+        yield "other sums than of softmax weights, with a row of values"
+    elif not all(isinstance(a.row, Row) for a in values):
         yield "values that are computed"
-    elif plan.classes:
+    elif plan.classes and isinstance(values[0].row, Row):
         yield from _product(program, values[0].row)
 
 
@@ -123,17 +148,20 @@ def _product(program: Program, value: Row) -> Iterator[str]:
     weights = program.online.classes[0]
     found = split(weights, bounded(weights, ""))
     sides = None if found is None else _sides(found.dot)
-    if sides is None:
+    if found is None or sides is None:
         yield "scores without one product of a query row and a key row"
         return
     width = sides[0].width
     for name, size in (("queries", width), ("values", value.width)):
         if not isinstance(size, int) or size % STEP or size > WIDEST:
             yield f"{name} of {size} columns (a multiple of {STEP} up to {WIDEST} is needed)"
-    if (width, value.width) not in SEEN:
-        yield f"{width} columns of queries with {value.width} of values"
-    elif width != value.width and searched(program.mask.forward):  # the flat form, not seen so
-        columns = f"{width} and {value.width} columns of queries and values"
+    yield from missing_sums(program.online, found.dot, sides[1])
+    several = bool(payloads_of(program.online))
+    if (width, value.width) not in (SEEN_SEVERAL if several else SEEN):
+        more = " in several sums" if several else ""
+        yield f"{width} columns of queries with {value.width} of values{more}"
+    elif width != value.width and (searched(program.mask.forward) or _is_packed(program)):
+        columns = f"{width} and {value.width} columns of queries and values"  # flat, not seen so
         yield f"bounds that are searched for with {columns}"
     for row in (*sides, value):
         if row.start % 8:
@@ -171,6 +199,7 @@ def _numbers(program: Program) -> Iterator[str]:
     plan = program.online
     roots = [c.score for c in plan.classes] + [e for _, e in plan.outputs]
     roots += [plan.mask] if plan.mask is not None else []
+    roots += [a.scalar for a in plan.accumulators]
     if any(isinstance(x, Uniform) for x in walk(*roots)):
         yield "random numbers (dropout)"
     for name, e in plan.outputs:

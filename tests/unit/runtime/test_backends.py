@@ -35,8 +35,8 @@ def test_the_fastest_that_can_do_it(free):
     for target in ("sm_80", "sm_100", "gfx942"):
         chosen = backends.choose_backend(flash, find_target(target), {})
         assert (chosen.name, "sm_90" in chosen.reason) == ("triton", True)
-    chosen = backends.choose_backend(program("varlen"), HOPPER, {})
-    assert (chosen.name, "packed" in chosen.reason) == ("triton", True)
+    chosen = backends.choose_backend(program("mla"), HOPPER, {})
+    assert (chosen.name, "576 columns" in chosen.reason) == ("triton", True)
     assert backends.choose_backend(flash, HOPPER, {}, short=True).name == "triton"
     chosen = backends.choose_backend(flash, HOPPER, {"block_q": 64})
     assert (chosen.name, "block_q" in chosen.reason) == ("triton", True)
@@ -57,8 +57,8 @@ def test_the_environment_is_a_preference_and_a_request_stands_above_it(free):
 
 def test_what_was_asked_for_and_cannot_be_done_is_an_error():
     with pytest.raises(SpecError, match="E408") as caught:
-        backends.choose_backend(program("varlen"), HOPPER, {"backend": "cute"})
-    assert "packed" in str(caught.value)
+        backends.choose_backend(program("mla"), HOPPER, {"backend": "cute"})
+    assert "576 columns" in str(caught.value)
     with pytest.raises(SpecError, match="E408"):
         backends.choose_backend(program("flash"), find_target("sm_80"), {"backend": "cute"})
 

@@ -6,8 +6,7 @@ import re
 
 from attngen.backend.cute.backward.limits import KeyLimits, limits
 from attngen.backend.cute.backward.shape import BackwardShape
-from attngen.backend.cute.body import Function, Hoisted, costly, statements
-from attngen.backend.cute.functions import AT
+from attngen.backend.cute.body import AT, Function, Hoisted, costly, statements
 from attngen.backend.cute.printer import PairPrinter
 from attngen.backend.cute.split import ANCHOR
 from attngen.backend.triton.backward.program import Backward
