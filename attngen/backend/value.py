@@ -18,8 +18,13 @@ _INFIX = {
     "sub": ("-", _SUM),
     "mul": ("*", _PRODUCT),
     "floordiv": ("//", _PRODUCT),
+    "mod": ("%", _PRODUCT),
 }
-METHODS = ("exp", "log", "tanh", "sigmoid", "sqrt", "rsqrt", "cos", "sin")  # of an array
+_COMPARE = {"lt": "<", "le": "<=", "eq": "==", "ne": "!="}
+METHODS = (  # of an array
+    *("exp", "exp2", "log", "log2", "tanh", "sigmoid", "sqrt", "rsqrt", "cos", "sin"),
+    *("abs", "relu", "floor"),
+)
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,12 @@ class Value:
     """One operation.
 
     Numbers: number, shape, stride, count (of all elements), add, sub, mul, floordiv, cdiv, min,
-    max, power2, low_bit.
-    Arrays: add, mul, recip, sum, permute, unflatten, first (columns), column (one more axis), to (a
-    dtype), and METHODS. name: a variable of the host function or one of its arguments.
+    max, gcd, power2, low_bit.
+    Arrays: add, mul, floordiv, mod, lt, le, eq, ne, where, recip, sum, permute, unflatten, first
+    (columns), column (one more axis), to (a dtype), and METHODS; arange, clamp (from 0), take (of a
+    flat tensor), by_element (sums [batch, heads] by the element they belong to, in the shape of a
+    tensor), place (as one element of an axis of a tensor, zeros at the others).
+    name: a variable of the host function or one of its arguments.
     """
 
     op: str
@@ -101,6 +109,11 @@ def largest(a: Value | int, b: Value | int) -> Value:
     return Value("max", (value(a), value(b)))
 
 
+def common(a: Value, b: Value) -> Value:
+    """The greatest common divisor of two numbers of at least 1."""
+    return a if a == b else Value("gcd", (a, b))
+
+
 def power2(a: Value) -> Value:
     """The greatest power of two that is not above a number of at least 1."""
     return Value("power2", (a,))
@@ -143,6 +156,9 @@ def _text(v: Value) -> tuple[str, int]:
         sign, rank = _INFIX[v.op]
         a, b = (_inside(x, rank + i) for i, x in enumerate(v.args))
         return f"{a} {sign} {b}", rank
+    if v.op in _COMPARE:
+        a, b = (_inside(x, _SUM) for x in v.args)
+        return f"{a} {_COMPARE[v.op]} {b}", _LOOSEST
     if v.op in ("name", "number"):
         return str(v.args[0]), _ATOM
     return _number(v) or _array(v)
@@ -165,6 +181,9 @@ def _number(v: Value) -> tuple[str, int] | None:
             return f"triton.cdiv({a}, {b})", _ATOM
         case (("min" | "max"), (a, b)):
             return f"{v.op}({a}, {b})", _ATOM
+        case "gcd", (a, b):  # of heads, so few are tried; a generated file imports no `math`
+            divides = " == ".join(f"{_inside(x, _PRODUCT)} % d" for x in (a, b))
+            return f"max(d for d in range(1, {a} + 1) if {divides} == 0)", _ATOM
         case "power2", (a,):
             return f"1 << ({_inside(a, _ATOM)}.bit_length() - 1)", _LOOSEST
         case "low_bit", (a,):
@@ -175,24 +194,56 @@ def _number(v: Value) -> tuple[str, int] | None:
 
 def _array(v: Value) -> tuple[str, int]:
     array = _inside(v.args[0], _ATOM)
-    match v.op, v.args[1:]:
-        case "sum", (axes,):
-            return f"{array}.sum({_one_or_tuple(axes)})", _ATOM
-        case "permute", (axes,):
-            return f"{array}.permute({', '.join(map(str, axes))})", _ATOM
-        case "unflatten", (axis, count):
-            return f"{array}.unflatten({axis}, ({count}, -1))", _ATOM
-        case "first", (count,):
-            return f"{array}[..., :{count}]", _ATOM
-        case "column", ():
-            return f"{array}[:, None]", _ATOM
-        case "recip", ():
-            return f"1.0 / {array}", _PRODUCT
-        case "to", (tensor,):
-            return f"{array}.to({tensor}.dtype)", _ATOM
+    text = _rearranged(v, array) or _chosen(v, array)
+    if text is not None:
+        return text, _ATOM
+    if v.op == "recip":
+        return f"1.0 / {array}", _PRODUCT
     if v.op in METHODS:
         return f"{array}.{v.op}()", _ATOM
     raise ValueError(f"no text for the host operation {v.op}")
+
+
+def _rearranged(v: Value, array: str) -> str | None:
+    match v.op, v.args[1:]:
+        case "sum", (axes,):
+            return f"{array}.sum({_one_or_tuple(axes)})"
+        case "permute", (axes,):
+            return f"{array}.permute({', '.join(map(str, axes))})"
+        case "unflatten", (axis, count):
+            return f"{array}.unflatten({axis}, ({count}, -1))"
+        case "first", (count,):
+            return f"{array}[..., :{count}]"
+        case "column", ():
+            return f"{array}[:, None]"
+        case "to", (tensor,):
+            return f"{array}.to({tensor}.dtype)"
+    return None
+
+
+def _chosen(v: Value, array: str) -> str | None:
+    match v.op, v.args[1:]:
+        case "arange", (tensor,):
+            return _every(v.args[0], tensor)
+        case "clamp", (most,):
+            return f"{array}.clamp(0, {most})"
+        case "take", (at,):
+            return f"{array}.reshape(-1)[{at}]"
+        case "where", (a, b):
+            return f"torch.where({v.args[0]}, {a}, {b})"
+        case "by_element", (at, tensor):
+            own = f"{_inside(at, _ATOM)}[..., None] == {_every(f'{tensor}.numel()', tensor)}"
+            chosen = f"torch.where({own}, {array}[..., None], 0.0)"
+            return f"{chosen}.sum((0, 1)).reshape({tensor}.shape)"
+        case "place", (tensor, axis, element, after):
+            more = f"[{', '.join([':', *['None'] * after])}]" if after else ""
+            own = f"{_every(f'{tensor}.shape[{axis}]', tensor)}{more} == {element}"
+            return f"torch.where({own}, {array}.unsqueeze({axis}), 0.0)"
+    return None
+
+
+def _every(count: object, tensor: str) -> str:
+    return f"torch.arange({count}, device={tensor}.device)"
 
 
 def _one_or_tuple(axes: tuple[int, ...]) -> str:

@@ -22,7 +22,7 @@ n b h h_kv q_idx kv_idx q_pos row0 row1 anchor inside part bh slot slots program
 head_group in_group q_start kv_start q_len kv_len batch heads kv_heads heads_total heads_in_l2 in_l2
 group lo hi full_lo full_hi inner_lo inner_hi longer swap span
 programs rows places parts cells first first_row share place row at padded m col0 col1 of_group
-key_slots cell tokens
+key_slots cell tokens head_groups
 """
 _STATE = """
 acc m_new m_safe alpha keep live better score_max score_at candidate_max candidate_at candidate_best

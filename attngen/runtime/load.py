@@ -34,7 +34,8 @@ range min max len abs int float bool tuple list isinstance sum enumerate zip div
 dict AssertionError ValueError TypeError RuntimeError True False None
 """
 _TORCH = """
-empty empty_like searchsorted empty_strided zeros zeros_like full Tensor tensor dtype device cuda
+arange where empty empty_like searchsorted empty_strided zeros zeros_like full Tensor tensor dtype
+device cuda
 float16 bfloat16 float32 float64 int8 int32 int64 uint8 bool float8_e4m3fn float8_e5m2 version
 """
 _TRITON = "jit cdiv next_power_of_2 language set_allocator tools runtime"

@@ -14,7 +14,7 @@ from attngen.ir.expr import Axes, Dot, Known, Recomputed, Reduced, Row
 from attngen.passes.differentiate import differentiate
 from attngen.reference.tolerance import EXACT, ulp
 from attngen.runtime.kernel import Kernel
-from tests.laws.backward_executor import Head, Values, forward_rows
+from tests.laws.backward_executor import Head, Values, forward_rows, rows_of_passes
 from tests.laws.backward_programs import leaf, pieces_of
 
 DRAWS = 16  # of fewer, one element of thousands has an RMS far below its error's
@@ -94,10 +94,12 @@ class RoundedHead(Head):
     def __init__(self, noise, plan, back, data, place, known, grads):
         self.noise = noise
         stored = {leaf for _, leaf in back.results}  # in the half type; lists of scores are not
+        stored |= {e for e in known if _moment(e)} - {*rows_of_passes(plan)}  # these are already
         known = {
-            e: noise.rounded(x) if e.feature is not None and (e in stored or _moment(e)) else x
+            e: noise.rounded(x) if e.feature is not None and e in stored else x
             for e, x in known.items()
         }
+        self.exact = {}
         super().__init__(plan, back, data, place, known, grads)
 
     def values(self, queries, keys):
@@ -109,6 +111,15 @@ class RoundedHead(Head):
         x = super().whole(like, value, level)
         defined = isinstance(like, Known) and like.feature is not None
         return self.noise.rounded(x) if defined else x
+
+    def hand_over(self, p):
+        for t in p.rows:  # in the half type, to the rows kernels of earlier passes
+            if t.leaf.level == Axes.QUERY:
+                self.exact[t.leaf] = self.known[t.leaf]
+                self.known[t.leaf] = self.noise.rounded(self.known[t.leaf])
+
+    def take_back(self):
+        self.known |= self.exact
 
     def tile(self, p, values, levels):
         for t in p.rows:

@@ -7,6 +7,50 @@ from collections.abc import Iterator
 from tests.differential.example_cases import TWO_LENGTHS
 from tests.differential.harness import FORWARD, Case, axes
 
+# heads of keys and values, further declarations, score, rows that are summed
+KEY_HEADS = {
+    "fewer of values": ("Hkv", "Hv", "", "s", "v"),
+    "fewer of keys": ("Hv", "Hkv", "", "s", "v"),
+    "one of values": ("Hkv", "1", "", "s", "v"),
+    "one of keys": ("1", "Hkv", "", "s", "v"),
+    "all of keys": ("Hq", "Hkv", "", "s", "v"),
+    "all of a further row": ("Hkv", "Hv", "input u : half[B, Hq, Skv, Dv]", "s", "v * u"),
+    "a number of a key head": ("Hkv", "Hkv", "input c : f32[Hkv]", "s * c[h_kv]", "v"),
+    "a column of a key head": (
+        "Hkv",
+        "Hv",
+        "input c : f32[B, Hkv, Skv]",
+        "s + c[b, h_kv, kv_idx]",
+        "v",
+    ),
+    "a column of a query head": (
+        "Hkv",
+        "Hv",
+        "input c : f32[B, Hq, Skv]",
+        "s + c[b, h, kv_idx]",
+        "v",
+    ),
+    "a second key": ("Hkv", "Hv", "key r : half[B, G, Skv, D]", "s + 0.2 * dot(q, r)", "v"),
+}
+COUNTS = {"Hq": 12, "Hkv": 2, "Hv": 3, "G": 6}
+
+
+def key_heads(name: str) -> str:
+    """A spec whose keys and values have heads of their own."""
+    keys, values, more, score, rows = KEY_HEADS[name]
+    return f"""attention heads_of_keys {{
+  query q : half[B, Hq, Sq, D]
+  key   k : half[B, {keys}, Skv, D]
+  value v : half[B, {values}, Skv, Dv]
+  {more}
+  mask = kv_idx <= q_pos
+  s = 0.3 * dot(q, k)
+  out = sum(softmax({score}) * {rows})
+  return out
+}}
+"""
+
+
 WHOLE = ("dropout",)  # it has no split form: see `can_split`
 QUERIES = {"f16": 1, "bf16": 3, "f32": 16}
 

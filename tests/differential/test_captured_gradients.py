@@ -110,6 +110,40 @@ SHARED = {
         "out = sum(softmax(dot(q, k) * c[h] + 0.01 * c[h] * kv_idx) * v) * c[h]",
     ),
 }
+# groups of heads; which element of a captured input is read
+ELEMENTS = {
+    "one element": ("input c : f32[Dv]", "s * c[0]", "v"),
+    "elements of a head": ("input c : f32[Hq, 3]", "s * c[h, 0] + 0.01 * c[h, 1] * kv_idx", "v"),
+    "an element of a key head": ("input c : f32[2, Hkv]", "s * c[1, h_kv]", "v"),
+    "an element by the head": (
+        "input c : f32[Dv]",
+        "s * c[h // 2] + c[(h + b) % 5] * kv_idx * 0.01",
+        "v",
+    ),
+    "a table longer than the heads": ("input c : f32[Long]", "s * c[h]", "v"),
+    "a fixed row of columns": ("input c : f32[3, Skv]", "s + c[1, kv_idx]", "v"),
+    "a bias of one batch": ("input c : f32[1, Hq, Sq, Skv]", "s + c[0, h, q_idx, kv_idx]", "v"),
+    "a column by its remainder": ("input c : f32[Dv]", "s + c[kv_idx % 7]", "v"),
+    "a column of each head by its remainder": (
+        "input c : f32[Hq, Dv]",
+        "s + c[h, kv_idx % 7]",
+        "v",
+    ),
+    "a column of each key head": ("input c : f32[B, Hkv, 8]", "s + c[b, h_kv, kv_idx % 8]", "v"),
+    "a column by another input": (
+        "input at : i32[B, Skv]\n  input c : f32[40, Hq]",
+        "s + c[at[b, kv_idx], h]",
+        "v",
+    ),
+    "two computed indices": ("input c : f32[5, 3, B]", "s + c[kv_idx % 5, h % 3, b]", "v"),
+    "a row by its position": ("input c : f32[Hq, Long]", "s", "v * sigmoid(c[h, q_pos])"),
+    "a row of a block": ("input c : half[Long]", "s * c[q_idx // 4]", "v"),
+    "functions of a number": (
+        "input c : f32[Hq]",
+        "s * relu(c[h]) + 0.1 * s * max(c[h], 0.5)",
+        "v * abs(c[h])",
+    ),
+}
 MORE = {  # results beside the sum of rows
     "logsumexp": ("s = 0.3 * dot(q, k)", "sum(softmax(s) * v)", "logsumexp(s)"),
     "a maximum": ("s = 0.3 * dot(q, k)", "sum(softmax(s) * v)", "max(s)"),
@@ -133,6 +167,15 @@ def test_shared_and_captured(name: str):
     assert not gradient_problems(made, inputs(made, SIZES, 1, half=half), half)
 
 
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_elements(name: str):
+    captured, score, rows = ELEMENTS[name]
+    body = f"s = 0.25 * dot(q, k)\n  out = sum(softmax({score}) * {rows})\n  return out"
+    made = made_of("groups", captured, body)
+    half = DTYPES["f32" if len(name) % 2 else "f16"]
+    assert not gradient_problems(made, inputs(made, SIZES, 1, half=half), half)
+
+
 PACKED = """attention sequences {
   query q : half[T, Hq, D] packed(cu_q)
   key   k : half[T, Hkv, D] packed(cu_kv)
@@ -142,10 +185,11 @@ PACKED = """attention sequences {
   input slope : f32[Hq]
   input table : f32[Hq, 4]
   input c     : f32[Long]
+  input e     : f32[Hkv, 5]
   input t     : f32
   mask = causal
   out  = sum(softmax(t * dot(q, k) + 0.1 * slope[h] * kv_idx + table[h, (q_idx - kv_idx) % 4]
-      + c[kv_idx]) * v)
+      + c[kv_idx] + e[h_kv, kv_idx % 5]) * v) * e[0, q_idx % 3]
 }
 """
 

@@ -5,7 +5,6 @@ import torch
 
 from attngen.backend.cute.backward.shape import missing
 from attngen.backend.triton.backward.program import backward_program
-from attngen.core.diagnostics import SpecError
 from attngen.core.dtype import Dtype
 from attngen.core.source import Source
 from attngen.frontend import load
@@ -32,6 +31,12 @@ LISTS = {
         out = sum(softmax(s) * v)
         return out, best, at""",
     "a sum times the largest": "out = sum(softmax(s) * v) * max(s)",
+}
+LONG = {
+    "a list": "best, at = topk(s, 33)  return best, at",
+    "a list longer than some rows": """mask = kv_idx <= q_idx + 20
+        best, at = topk(s, 40)
+        return best, at""",
 }
 TWO_PASSES = {
     "a mean of scores as a temperature": """z = sum(softmax(s) * s)
@@ -109,10 +114,12 @@ def test_indices_alone_have_no_gradient():
     assert at.dtype == torch.int64 and not at.requires_grad
 
 
-def test_a_long_list_is_refused():
-    it = made("best, at = topk(s, 33)  return best, at")
-    with pytest.raises(SpecError, match="a top list of 33 is not built yet"):
-        call(it, leaves(it, inputs(it, SIZES, 3, half=torch.float32)))
+@pytest.mark.parametrize("half", ["f16", "f32"])
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_list_is_walked_over(name: str, half: str):
+    it = made(LONG[name])
+    tensors = inputs(it, {**SIZES, "B": 1, "Hq": 2, "Hkv": 1}, 3, half=DTYPES[half])
+    assert not gradient_problems(it, tensors, DTYPES[half])
 
 
 @pytest.mark.parametrize("name", [*LISTS, *TWO_PASSES])

@@ -14,7 +14,7 @@ from tests.differential.example_cases import (
     width_cases,
 )
 from tests.differential.harness import DTYPES, FORWARD, Case, axes, inputs, kernel, problems
-from tests.differential.split_cases import split_cases
+from tests.differential.split_cases import COUNTS, KEY_HEADS, key_heads, split_cases
 
 pytestmark = pytest.mark.gpu
 
@@ -53,6 +53,16 @@ def test_head_sizes(case: Case):
 @pytest.mark.parametrize("case", split_cases(8192, 2048), ids=short)
 def test_keys_in_parts(case: Case):
     assert not case.problems()
+
+
+@pytest.mark.parametrize("name", KEY_HEADS)
+def test_keys_with_heads_of_their_own_in_parts(name: str):
+    for at, half in enumerate(DTYPES):
+        made = kernel(key_heads(name), loads=("descriptor", "pointer")[at % 2])
+        sizes = {**COUNTS, "B": 2, "Sq": 1 + 2 * at, "Skv": 4099, "D": 64, "Dv": 64}
+        tensors = inputs(made, sizes, at, half=DTYPES[half])
+        assert not problems(made, tensors, DTYPES[half])
+        assert "_merge[" in made.source
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

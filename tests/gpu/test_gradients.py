@@ -10,7 +10,11 @@ from tests.differential.gradients import (
     leaves,
     names,
 )
-from tests.differential.harness import DTYPES, axes, call, example, inputs, kernel
+from tests.differential.harness import DTYPES, axes, call, example, inputs, kernel, problems
+from tests.differential.pass_cases import ROWS, made
+from tests.differential.split_cases import COUNTS, KEY_HEADS, key_heads
+from tests.differential.test_captured_gradients import ELEMENTS, made_of
+from tests.differential.test_gradients_of_lists import LONG, STREAMS
 
 pytestmark = pytest.mark.gpu
 
@@ -36,6 +40,42 @@ def test_odd_widths(loads: str):
     for permuted in (False, True):
         tensors = inputs(made, sizes, 1, half=torch.float16, permuted=permuted)
         assert not gradient_problems(made, tensors, torch.float16)
+
+
+@pytest.mark.parametrize("half", DTYPES)
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_an_earlier_pass(name: str, half: str):
+    it = made(ROWS[name])
+    for width in (64, 80):
+        sizes = {"B": 2, "Hq": 4, "Hkv": 2, "Sq": 130, "Skv": 257, "D": width}
+        tensors = inputs(it, sizes, 5, half=DTYPES[half])
+        assert not problems(it, tensors, DTYPES[half])
+        assert not gradient_problems(it, tensors, DTYPES[half])
+
+
+@pytest.mark.parametrize("half", ["bf16", "f32"])
+@pytest.mark.parametrize("name", KEY_HEADS)
+def test_keys_with_heads_of_their_own(name: str, half: str):
+    it = kernel(key_heads(name))
+    sizes = {**COUNTS, "B": 2, "Sq": 70, "Skv": 130, "D": 64, "Dv": 64}
+    assert not gradient_problems(it, inputs(it, sizes, 3, half=DTYPES[half]), DTYPES[half])
+
+
+@pytest.mark.parametrize("half", ["bf16", "f32"])
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_elements_of_captured_inputs(name: str, half: str):
+    captured, score, rows = ELEMENTS[name]
+    body = f"s = 0.125 * dot(q, k)\n  out = sum(softmax({score}) * {rows})\n  return out"
+    it = made_of("groups", captured, body)
+    sizes = {"B": 2, "Hq": 4, "Hkv": 2, "Sq": 70, "Skv": 130, "Long": 200, "D": 64, "Dv": 64}
+    assert not gradient_problems(it, inputs(it, sizes, 1, half=DTYPES[half]), DTYPES[half])
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_lists(name: str):
+    it = kernel(f"attention made_up {{ {STREAMS} {LONG[name]} \n}}")
+    sizes = {"B": 2, "Hq": 4, "Hkv": 2, "Sq": 70, "Skv": 130, "D": 64}
+    assert not gradient_problems(it, inputs(it, sizes, 3, half=torch.bfloat16), torch.bfloat16)
 
 
 def test_inductor():

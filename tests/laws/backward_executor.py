@@ -9,6 +9,7 @@ import torch
 
 from attngen.ir.backward import KEEP
 from attngen.ir.expr import Axes, Hot, Known, Recomputed, Reduced, Row, Side, children
+from attngen.ir.walk import walk
 from tests.laws.online_executor import _Stage, tiles
 from tests.laws.online_values import INF
 from tests.laws.online_values import Values as ForwardValues
@@ -26,10 +27,21 @@ def forward_rows(plan, data, block=16, rounded=lambda x: x):
             loops = _Stage(plan, data, place, stage, rows, rounded)
             for queries in tiles(0, nq, block):
                 loops.run(queries, 1, block)
+            for e in rows_of_passes(plan):
+                if plan.accumulators[e.index].stage == stage:
+                    rows[e] = rounded(rows[e])
         values = ForwardValues(data, place, (0, nq), (0, 1), plan.mask, rows)
         results = {name: values(e).expand(nq, 1, -1) for name, e in plan.outputs}
         found[place] = rows, results
     return found
+
+
+def rows_of_passes(plan):
+    """Rows that a later pass over the keys reads; a kernel rounds them before it does."""
+    roots = [c.score for c in plan.classes] + [t.score for t in plan.tops]
+    roots += [x for a in plan.accumulators for x in (a.scalar, a.row) if x is not None]
+    read = set(walk(*roots))
+    return [e for e in plan.moments if e in read and e.feature is not None]
 
 
 def backward(plan, back, data, forward, seeds, block=(16, 16)):
@@ -94,11 +106,19 @@ class Head:
             for k in keys:  # keys pass
                 for q in queries:
                     self.tile(p, self.values(q, k), (Axes.KEY,))
+            self.hand_over(p)
+        self.take_back()
         for s in self.back.sums:
             x = self.whole(s.leaf, s.value, s.level)
             self.known[s.leaf] = x.sum(AXIS[s.level], keepdim=True)
         for g in self.back.gradients:
             self.add(g.of, self.everything(), self.whole(g.of, g.value))
+
+    def hand_over(self, p):
+        """After a pass: what it summed goes to memory for those that follow."""
+
+    def take_back(self):
+        """After all: what a pass finished from its own sums had them in registers."""
 
     def everything(self):
         return self.values((0, self.nq), (0, self.nk))

@@ -7,9 +7,14 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from .errors import SchemaError
 
-METHODS = ("exp", "log", "tanh", "sigmoid", "sqrt", "rsqrt", "cos", "sin")
+METHODS = (
+    *("exp", "exp2", "log", "log2", "tanh", "sigmoid", "sqrt", "rsqrt", "cos", "sin"),
+    *("abs", "relu", "floor"),
+)
 
 _NUMBERS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
@@ -19,6 +24,7 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     "cdiv": lambda a, b: -(-a // b),
     "min": min,
     "max": max,
+    "gcd": math.gcd,
     "power2": lambda a: 1 << (a.bit_length() - 1),
     "low_bit": lambda a: a & -a,
     "and": operator.and_,
@@ -30,13 +36,25 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     "select": lambda condition, a, b: a if condition else b,
 }
 
-_ARRAYS: dict[str, Callable[..., Any]] = {
+_SEVERAL: dict[str, Callable[..., Any]] = {  # of arrays alone
     "add": operator.add,
+    "sub": operator.sub,
     "mul": operator.mul,
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "lt": operator.lt,
+    "le": operator.le,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "where": torch.where,
+    "clamp": lambda a, most: a.clamp(0, most),
+    "take": lambda a, at: a.reshape(-1)[at],
+    "unflatten": lambda a, axis, count: a.unflatten(axis, (count, -1)),
+}
+_ARRAYS: dict[str, Callable[..., Any]] = {
     "recip": lambda a: 1.0 / a,
     "sum": lambda a, axes: a.sum(tuple(axes)),
     "permute": lambda a, axes: a.permute(*axes),
-    "unflatten": lambda a, axis, count: a.unflatten(axis, (count, -1)),
     "first": lambda a, count: a[..., :count],
     "column": lambda a: a[:, None],
     **{name: operator.methodcaller(name) for name in METHODS},
@@ -71,11 +89,27 @@ def array(tree: Any, arrays: Mapping[str, Any]) -> Any:
         return arrays[first].shape[rest[0]]
     if op == "to":
         return array(first, arrays).to(arrays[rest[0]].dtype)
+    if op == "arange":
+        return torch.arange(array(first, arrays), device=arrays[rest[0]].device)
+    if op in ("by_element", "place"):
+        return _placed(op, array(first, arrays), rest, arrays)
+    if op in _SEVERAL:
+        return _SEVERAL[op](*(array(x, arrays) for x in (first, *rest)))
     if op not in _ARRAYS:
         raise SchemaError(f"the manifest asks for an operation {op!r} this launcher does not have")
-    two = op in ("add", "mul")
-    tail = [array(x, arrays) for x in rest] if two or op == "unflatten" else rest
-    return _ARRAYS[op](array(first, arrays), *tail)
+    return _ARRAYS[op](array(first, arrays), *rest)
+
+
+def _placed(op: str, total: Any, rest: Any, arrays: Mapping[str, Any]) -> Any:
+    """Numbers at the elements of a tensor they belong to: of all, or of one axis."""
+    if op == "by_element":
+        at, tensor = array(rest[0], arrays), arrays[rest[1]]
+        own = at[..., None] == torch.arange(tensor.numel(), device=tensor.device)
+        return torch.where(own, total[..., None], 0.0).sum((0, 1)).reshape(tensor.shape)
+    name, axis, element, after = rest
+    tensor = arrays[name]
+    own = torch.arange(tensor.shape[axis], device=tensor.device).reshape(-1, *[1] * after)
+    return torch.where(own == element, total.unsqueeze(axis), 0.0)
 
 
 def names(tree: Any) -> set[str]:

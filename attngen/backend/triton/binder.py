@@ -15,6 +15,7 @@ from attngen.backend.triton.layout import Chunk, Layout
 from attngen.backend.triton.names import Names
 from attngen.backend.triton.printer import MUL, Printer
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
+from attngen.ir import build
 from attngen.ir.expr import Const, Dot, Expr, Index, Load, Reduced, Row, Side, Size, Unary, children
 from attngen.ir.walk import walk
 
@@ -27,7 +28,8 @@ class Binder:
     """Collects lines per shape.
 
     printer: prints and remembers names; layout: chunks of rows; user: names from the spec;
-    tiles: text of each chunk of a row tensor; precision: argument text of fp32 products.
+    tiles: text of each chunk of a row tensor; precision: argument text of fp32 products; known: the
+    names of the chunks of rows that are in registers already.
     sections: lines at SCALAR, ROW, COLUMN and TILE.
     """
 
@@ -37,6 +39,7 @@ class Binder:
     user: Mapping[Expr, str]
     tiles: Mapping[tuple[str, int], str]
     precision: str = ""
+    known: dict[Expr, Sequence[str]] = field(default_factory=dict)
     sections: dict[str, list[str]] = field(
         default_factory=lambda: {s: [] for s in (SCALAR, ROW, COLUMN, TILE)}
     )
@@ -115,23 +118,32 @@ class Binder:
         self.note_rows(e)
         if isinstance(e, Row):
             return [self.tiles[e.tensor, c.start] for c in self.chunks(e)]
+        if e in self.known:
+            return list(self.known[e])
         shape = self.printer.frame.shape(e)
         self._place_numbers(e, shape)
         out = []
         for i, text in enumerate(self.chunk_texts(e)):
             name = self.names.take(wish if len(self.chunks(e)) == 1 else f"{wish}_{i}")
-            first = next(x for x in walk(e) if isinstance(x, Row))
-            tile = self.tiles[first.tensor, self.chunks(first)[i].start]
-            self.sections[shape].append(f"{name} = ({text}).to({tile}.dtype)")
+            self.sections[shape].append(f"{name} = ({text}).to({self._operand(e, i)}.dtype)")
             out.append(name)
         return out
+
+    def _operand(self, e: Expr, i: int) -> str:
+        """A tile whose dtype a computed row takes: that of the first row it is computed from."""
+        known = next((x for x in walk(e) if x in self.known), None)
+        if known is not None:
+            return self.known[known][i]
+        first = next(x for x in walk(e) if isinstance(x, Row))
+        return self.tiles[first.tensor, self.chunks(first)[i].start]
 
     def chunk_texts(
         self, e: Expr, reduced: Mapping[Expr, Sequence[str]] | None = None
     ) -> list[str]:
         """The text of a row-valued expression, chunk by chunk; numbers in it must be printable."""
         below = set(walk(e))
-        reduced = {x: texts for x, texts in (reduced or {}).items() if x in below}
+        known = {x: [f"{t}.to(tl.float32)" for t in texts] for x, texts in self.known.items()}
+        reduced = {x: texts for x, texts in {**known, **(reduced or {})}.items() if x in below}
         out = []
         rows = [x for x in below if isinstance(x, Row)]
         for i in range(len(self._count_chunks(e, reduced))):
@@ -157,6 +169,14 @@ class Binder:
 
     def _place_dot(self, e: Dot, shape: str) -> None:
         name = self.names.take(self.user.get(e, "s" if shape == TILE else f"dot{_SUFFIX[shape]}"))
+        if e.a.feature is None or e.b.feature is None:  # a number times each column: a row's sum
+            row = build.mul(e.a, e.b)
+            self.note_rows(row)
+            self._place_numbers(row, shape)
+            parts = [f"tl.sum({text}, 1)" for text in self.chunk_texts(row)]
+            self.sections[shape].append(f"{name} = {' + '.join(parts)}")
+            self.printer.bound[e] = name
+            return
         a, b = self.row_texts(e.a, "left"), self.row_texts(e.b, "right")
         if shape == TILE:
             keys_left = self.printer.frame.shape(e.a) == COLUMN

@@ -119,6 +119,7 @@ class Context:
             "b",
             "h",
             "h_kv",
+            "head_group",
             *self.sizes.groups.values(),
             "n",
             "row0",

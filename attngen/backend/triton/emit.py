@@ -222,8 +222,8 @@ class _SplitFile(_File):
         second: tuple[str, list[str]],
     ) -> list[Step]:
         sizes, block = split.sizes, self.schedule.block_q
-        heads = variable("kv_heads") if sizes.groups else sizes.heads
-        per_group = sizes.q_len * (sizes.heads // heads) if sizes.groups else sizes.q_len
+        heads, group = split.together.count, split.together.group
+        per_group = sizes.q_len if group == ONE else sizes.q_len * group
         most = value(self.target.multiprocessors * PROGRAMS_PER_SM) // variable("places")
         parts = smallest(cdiv(sizes.kv_len, LEAST_PART), most)
         if split.facts.packed:  # upper bounds: nobody knows here how long each sequence is
@@ -237,6 +237,7 @@ class _SplitFile(_File):
             merges, merged = [], variable("rows")
         steps: list[Step] = [
             *sizes.steps,
+            *split.together.steps,
             *merge.outputs.allocations(),
             Let("rows", rows),
             Let("places", places),

@@ -21,11 +21,16 @@ def holds_list(e: Expr) -> bool:
 class Finish:
     """Prints row algebra over the finished state of one or more stages.
 
-    never_empty: each row keeps a key, so no sum is zero.
+    never_empty: each row keeps a key, so no sum is zero; operands: text of the dtype that rows take
+    where a later pass reads them ("" for float32). They are rounded once, so that what a backward
+    reads back is what the forward used.
     """
 
-    def __init__(self, binder: Binder, plan: OnlinePlan, never_empty: bool) -> None:
+    def __init__(
+        self, binder: Binder, plan: OnlinePlan, never_empty: bool, operands: str = ""
+    ) -> None:
         self.binder, self.plan, self.never_empty = binder, plan, never_empty
+        self.operands = operands
         self.lines = binder.sections[ROW]
         self._below: dict[Expr, str] = {}
         self._moments: dict[Expr, list[str]] = {}
@@ -38,6 +43,7 @@ class Finish:
         tops = {t.index for t in step.tops}
         wanted = [r for r in self._reduced() if r not in self._moments]
         self._uses = {r: self._count(r) for r in wanted}
+        self._later = set(walk(*self._of_passes()))
         for r in wanted:
             if r.what == "lse" and r.index in classes:
                 self._lse(r)
@@ -48,10 +54,14 @@ class Finish:
                 self._moment(r)
 
     def _reduced(self) -> list[Reduced]:
-        roots = [e for _, e in self.plan.outputs]
-        roots += [x for a in self.plan.accumulators for x in (a.scalar, a.row) if x is not None]
-        roots += [c.score for c in self.plan.classes]
+        roots = [e for _, e in self.plan.outputs] + self._of_passes()
         return [x for x in walk(*roots) if isinstance(x, Reduced)]
+
+    def _of_passes(self) -> list[Expr]:
+        """What the passes over the keys evaluate."""
+        roots = [x for a in self.plan.accumulators for x in (a.scalar, a.row) if x is not None]
+        roots += [c.score for c in self.plan.classes] + [t.score for t in self.plan.tops]
+        return roots
 
     def _count(self, r: Expr) -> int:
         return sum(1 for _, e in self.plan.outputs for x in walk(e) if r in children(x)) + sum(
@@ -126,14 +136,25 @@ class Finish:
             self._moments[r] = out
         if r.width is None:
             self.binder.printer.bound[r] = self._moments[r][0]
+        elif r in self._later:
+            self._as_operand(r)
+
+    def _as_operand(self, r: Reduced) -> None:
+        """A row that a later pass reads, in the dtype of the rows it meets there."""
+        names = self._moments[r]
+        if self.operands:
+            own = [self.binder.names.take(f"{name}_row") for name in names]
+            lines = zip(own, names, strict=True)
+            self.lines += [f"{row} = {name}.to({self.operands})" for row, name in lines]
+            names = own
+        self.binder.known[r] = names
 
     def _has_rows(self) -> bool:
         return bool(self.binder.printer.frame.rows.value)
 
     def _only_result(self, r: Reduced) -> bool:
-        return (
-            r.width is not None and any(e is r for _, e in self.plan.outputs) and self._uses[r] == 1
-        )
+        result = r.width is not None and any(e is r for _, e in self.plan.outputs)
+        return result and self._uses[r] == 1 and r not in self._later
 
     def _tops(self, r: Reduced) -> None:
         t = next(t for t in self._step.tops if t.index == r.index)

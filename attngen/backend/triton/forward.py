@@ -8,6 +8,7 @@ from attngen.backend.templates import render
 from attngen.backend.triton.context import ANCHOR, Context
 from attngen.backend.triton.finish import Finish
 from attngen.backend.triton.loops import Loop, Loops
+from attngen.backend.triton.printer import DTYPES
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR, TILE
 from attngen.backend.triton.step import TILE_SHAPE, Step, build_step, place_mask
 from attngen.backend.triton.tensors import group_lines
@@ -138,7 +139,8 @@ class Forward(Context):
         """(kernel body, stages, kernel parameter names)."""
         heads = group_lines(self.sizes, self.parameters)
         self._lengths()
-        finish = Finish(self.binder, self.plan, self.facts.never_empty)
+        operands = "" if self.facts.wide else DTYPES[self.outputs.query.dtype.value]
+        finish = Finish(self.binder, self.plan, self.facts.never_empty, operands)
         outputs = self.outputs
         stages: list[Stage] = []
         for number in range(1, self.plan.stages + 1):

@@ -15,7 +15,7 @@ from attngen.backend.value import shape_of, stride_of, variable
 from attngen.core.dtype import Dtype
 from attngen.ir import index as ix
 from attngen.ir.attention import Attention, Tensor
-from attngen.ir.expr import Const, Expr, Index, Load
+from attngen.ir.expr import Const, Expr, Index, Known, Load
 from attngen.passes.interval import interval
 
 _PLAIN = ("b", "h", "h_kv", "q_idx", "kv_idx")
@@ -63,7 +63,7 @@ class Inputs:
         fixed, moving = [], []
         for i, index in enumerate(e.index):
             own = printer.frame.shape(index)
-            text = self._index(t, i, index, printer)
+            text = self.index(t, i, index, printer)
             if own == SCALAR:
                 if not isinstance(index, Const) or index.value:
                     fixed.append(self._times_stride(t, i, text))
@@ -73,11 +73,12 @@ class Inputs:
                 moving.append(spread)
         return self._base(t, fixed), moving
 
-    def _index(self, t: Tensor, i: int, index: Expr, printer: Printer) -> str:
+    def index(self, t: Tensor, i: int, index: Expr, printer: Printer) -> str:
+        """Text of one index of a read, inside its axis."""
         if t.packed and index is Index("q_idx"):
             return "(q_start + q_idx)"  # a number per row of the packed queries
         plain = isinstance(index, Index) and index.name in _PLAIN
-        if plain or isinstance(index, Const):
+        if plain or isinstance(index, Const | Known):  # a slot of a list is one of its slots
             return printer.text(index, ATOM)
         low, high = interval(index)
         size = t.axes[i].size

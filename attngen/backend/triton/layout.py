@@ -71,17 +71,19 @@ def layout(attention: Attention, plan: OnlinePlan) -> Layout:
     """Cut feature axes: rows that meet in a product, a sum or a result share their cuts."""
     roots: list[Expr] = [c.score for c in plan.classes] + [t.score for t in plan.tops]
     roots += [a.scalar for a in plan.accumulators] + [e for _, e in plan.outputs]
-    together = [rows_of([d.a, d.b]) for d in walk(*roots) if isinstance(d, Dot)]
+    dots = [d for d in walk(*roots) if isinstance(d, Dot)]
+    together = [rows_of([d.a, d.b, *_payloads(plan, d.a, d.b)]) for d in dots]
     together += [rows_of([a.row]) for a in plan.accumulators if a.row is not None]
-    for _, e in plan.outputs:
-        if e.feature is not None:
-            payloads = [
-                plan.accumulators[r.index].row
-                for r in walk(e)
-                if isinstance(r, Reduced) and r.what == "moment"
-            ]
-            together.append(rows_of([e, *(p for p in payloads if p is not None)]))
+    results = [e for _, e in plan.outputs if e.feature is not None]
+    together += [rows_of([e, *_payloads(plan, e)]) for e in results]
     return cut_alike(together)
+
+
+def _payloads(plan: OnlinePlan, *es: Expr) -> list[Expr]:
+    """The rows of keys that were summed into rows below the expressions."""
+    sums = [r for r in walk(*es) if isinstance(r, Reduced) and r.what == "moment"]
+    rows = [plan.accumulators[r.index].row for r in sums if r.feature is not None]
+    return [row for row in rows if row is not None]
 
 
 def cut_alike(together: Iterable[list[Row]]) -> Layout:

@@ -93,7 +93,7 @@ class Printer:
     def _operand(self, e: Expr, parent: Expr, at: int) -> str:
         target = self.frame.shape(parent)
         if parent.feature is not None and e.feature is None and self.frame.shape(e):
-            return self.frame.spread_row(self.text(e, ATOM))
+            return f"{self.text(e, ATOM)}[:, None]"  # a tile of rows is [positions, columns]
         shape = self.frame.shape(e)
         spread = target == TILE and shape not in ("", TILE)
         return self.frame.spread(self.text(e, ATOM if spread else at), shape, target)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attngen.ir.expr import Axes, Expr
+from attngen.ir.expr import Axes, Expr, Index
+from attngen.ir.walk import walk
 
 SCALAR, ROW, COLUMN, TILE = "", "q", "k", "qk"
 
@@ -22,8 +23,15 @@ class Frame:
     keys_first: bool = False
 
     def shape(self, e: Expr) -> str:
-        """SCALAR, ROW, COLUMN or TILE."""
-        row = ROW if e.axes & self.rows else SCALAR
+        """SCALAR, ROW, COLUMN or TILE.
+
+        Where heads vary along the rows they share a head of the keys: rows of keys and `h_kv` are
+        the same for all of them, and only what reads `h` is not.
+        """
+        along = e.axes & self.rows
+        if along == Axes.HEAD and not any(x is Index("h") for x in walk(e)):
+            along = Axes.NONE
+        row = ROW if along else SCALAR
         return row + (COLUMN if e.axes & Axes.KEY else SCALAR)
 
     def join(self, *shapes: str) -> str:

@@ -8,22 +8,33 @@ printed from the accumulator list, so any spec and any mask has them.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from attngen.backend.templates import render
 from attngen.backend.triton.context import ANCHOR, Context
 from attngen.backend.triton.finish import Finish
 from attngen.backend.triton.forward import Forward
+from attngen.backend.triton.host import Let
 from attngen.backend.triton.index_printer import IndexPrinter, NoScalarForm
+from attngen.backend.triton.layout import layout
 from attngen.backend.triton.merge import MergeOutputs
 from attngen.backend.triton.shape import ROW, SCALAR, Frame
 from attngen.backend.triton.step import AccumulatorView, Step
-from attngen.backend.triton.tensors import Parameters, group_lines, sizes
+from attngen.backend.triton.tensors import (
+    Parameters,
+    Sizes,
+    group_lines,
+    head_count,
+    head_index,
+    side_of,
+    sizes,
+)
 from attngen.backend.triton.text import prune
 from attngen.backend.triton.view import Stage
-from attngen.backend.value import ONE, variable
+from attngen.backend.value import ONE, Value, common, variable
 from attngen.core.target import Target
-from attngen.ir.expr import Axes, Index, Uniform
+from attngen.ir.expr import Axes, Index, Side, Uniform
 from attngen.ir.program import Program
 from attngen.ir.walk import walk
 from attngen.schedule.schedule import Schedule
@@ -32,7 +43,7 @@ LEAST_KEY = -9187343244130779136  # of `pack_top`: (-inf, no index)
 
 
 def can_split(program: Program) -> bool:
-    """Whether parts of a row can be reduced apart: one pass, one key head axis, no random numbers.
+    """Whether parts of a row can be reduced apart: one pass, no random numbers.
 
     Keys of packed sequences only with their queries.
     """
@@ -40,7 +51,57 @@ def can_split(program: Program) -> bool:
     roots = [a.scalar for a in plan.accumulators] + [c.score for c in plan.classes]
     random = any(isinstance(e, Uniform) for e in walk(*roots))
     packed = any(t.packed for t in tensors) == any(t.packed for t in tensors if t.role == "query")
-    return plan.stages == 1 and not random and packed and len(sizes(program.attention).groups) <= 1
+    return plan.stages == 1 and not random and packed
+
+
+@dataclass(frozen=True)
+class Together:
+    """The query heads a program holds: those that share a head of every key and value.
+
+    index: the kernel's index of such groups; group, count: host values of the heads in one, and of
+    how many there are; steps: how the host finds them; lines: from the index to the heads.
+    """
+
+    index: str
+    group: Value
+    count: Value
+    steps: tuple[Let, ...]
+    lines: tuple[str, ...]
+
+
+def together(sizes: Sizes, one_head: bool, parameters: Parameters) -> Together:
+    """How heads are grouped; one_head: rows of the keys differ between query heads."""
+    whole = "h = {} * group + rows % group"
+    if len(sizes.groups) <= 1 and not (sizes.groups and one_head):
+        count = variable("kv_heads") if sizes.groups else sizes.heads
+        group = sizes.heads // count if sizes.groups else ONE
+        lines = ["h = h_kv"] if one_head else [whole.format("h_kv")]
+        return Together("h_kv", group, count, (), tuple(lines))
+    of_each = [sizes.heads // variable(head_count(index)) for index in sizes.groups.values()]
+    group, count, steps, lines = ONE, sizes.heads, list[Let](), ["h = head_group"]
+    if not one_head:
+        why = "query heads that share a head of every key and value"
+        steps = [Let("group", functools.reduce(common, of_each), after=why)]
+        group = variable("group")
+        count, lines = sizes.heads // group, [whole.format("head_group")]
+    for index, size in zip(sizes.groups.values(), of_each, strict=True):
+        parameters.add(f"group_{index[2:]}", "i32", size)
+        lines.append(f"{index} = head_group * group // group_{index[2:]}")
+    return Together("head_group", group, count, tuple(steps), tuple(lines))
+
+
+def _one_head(program: Program) -> bool:
+    """Whether some row of the keys, as it meets the queries, is not the same for a whole group."""
+    attention, plan = program.attention, program.online
+    found = sizes(attention)
+    streams = [attention.tensor(name) for name in layout(attention, plan).cuts]
+    keys = [t for t in streams if side_of(attention, t) is Side.KEY]
+    if found.groups and any(head_index(t, found) == "h" for t in keys):
+        return True
+    roots = [c.score for c in plan.classes] + [t.score for t in plan.tops]
+    roots += [x for a in plan.accumulators for x in (a.scalar, a.row) if x is not None]
+    rows = [e for e in walk(*roots) if e.feature is not None and e.level == Axes.KEY]
+    return any(x is Index("h") for x in walk(*rows))
 
 
 @dataclass(frozen=True)
@@ -58,10 +119,15 @@ class Split(Forward):
     rows = "group"
 
     def __init__(self, program: Program, schedule: Schedule, target: Target, entry: str) -> None:
-        frame = Frame(Axes.QUERY | Axes.HEAD, keys_first=not program.online.tops)
+        one_head = _one_head(program)
+        rows = Axes.QUERY if one_head else Axes.QUERY | Axes.HEAD
+        frame = Frame(rows, keys_first=not program.online.tops)
         super().__init__(program, schedule, target, entry, frame)
         # measured from the end of the keys: the merge kernel must know the anchor too
         self.printer.bound[ANCHOR] = "kv_len"
+        self.together = together(self.sizes, one_head, self.parameters)
+        if not self.sizes.groups and not self.sizes.own_keys:  # all heads share the one there is
+            self.printer.bound[Index("h_kv")] = "0"
 
     def _variables(self) -> dict[str, str]:
         """Scalars of a tile; the head is none (its rows belong to several)."""
@@ -105,13 +171,16 @@ class Split(Forward):
             ]
         return lines
 
+    @property
+    def head_groups(self) -> str:
+        """The kernel's parameter that counts groups of heads."""
+        return "kv_heads" if self.together.index == "h_kv" else "head_groups"
+
     def split_kernel(self) -> tuple[str, Stage, list[Stored], Step, list[str]]:
         """(body, stage, stored state, step, parameter names)."""
         self._lengths()
-        kv_heads = variable("kv_heads") if self.sizes.groups else self.sizes.heads
-        group = self.sizes.heads // kv_heads if self.sizes.groups else ONE
-        self.parameters.add("group", "i32", group)
-        self.parameters.add("kv_heads", "i32", kv_heads)
+        self.parameters.add("group", "i32", self.together.group)
+        self.parameters.add(self.head_groups, "i32", self.together.count)
         self.parameters.add("splits", "i32", variable("splits"))
         self.parameters.add("tokens", "i32", self.sizes.q_len)
         stage = self.stage(1, _NoFinish(self.binder, self.plan, never_empty=False))
@@ -122,6 +191,9 @@ class Split(Forward):
             "triton/split_body.py.j2",
             part_lines=part_lines(stored),
             packed=self._packed(),
+            head_group=self.together.index,
+            head_groups=self.head_groups,
+            head_lines=self.together.lines,
             block_q=self.schedule.block_q,
             block_k=self.schedule.block_k,
             stages_of_loop=self.schedule.stages,

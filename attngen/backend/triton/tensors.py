@@ -68,7 +68,8 @@ class Parameters:
 class Sizes:
     """Host values of the run-time sizes, and the names of the head indices in a kernel.
 
-    steps: how the host finds them; groups: head axis name of keys / values -> kernel index name.
+    steps: how the host finds them; groups: head axis name of keys / values -> kernel index name;
+    own_keys: whether some key or value has the head axis of the queries.
     """
 
     batch: Value
@@ -77,6 +78,7 @@ class Sizes:
     kv_len: Value
     steps: tuple[Let, ...]
     groups: dict[str, str]
+    own_keys: bool
 
 
 def sizes(attention: Attention) -> Sizes:
@@ -107,20 +109,22 @@ def sizes(attention: Attention) -> Sizes:
         axis, at = head_axis(t), t.axis("head")
         if axis is not None and at is not None and axis != own and axis not in groups:
             groups[axis] = "h_kv" if not groups else f"h_{axis.lower()}"
-            steps.append(Let(_count(groups[axis]), shape_of(t.name, at)))
-    return Sizes(batch, heads, q_len, kv_len, tuple(steps), groups)
+            steps.append(Let(head_count(groups[axis]), shape_of(t.name, at)))
+    own_keys = own is not None and any(head_axis(t) == own for t in keys)
+    return Sizes(batch, heads, q_len, kv_len, tuple(steps), groups, own_keys)
 
 
-def _count(index: str) -> str:
+def head_count(index: str) -> str:
+    """Name of the host variable that counts the heads of a kernel's head index."""
     return "kv_heads" if index == "h_kv" else f"{index[2:]}_heads"
 
 
 def group_lines(sizes: Sizes, parameters: Parameters) -> list[str]:
     """Kernel lines that map a query head to the head of each other head axis."""
-    lines = []
+    lines = [] if sizes.groups else [f"h_kv = {'h' if sizes.own_keys else 0}"]
     for index in sizes.groups.values():
         group = "group" if index == "h_kv" else f"group_{index[2:]}"
-        parameters.add(group, "i32", sizes.heads // variable(_count(index)))
+        parameters.add(group, "i32", sizes.heads // variable(head_count(index)))
         lines.append(f"{index} = h // {group}")
     return lines
 
@@ -173,6 +177,23 @@ class Form:
     owns_queries: bool = True
 
 
+def side_of(attention: Attention, tensor: Tensor) -> Side:
+    """Query streams and inputs along the query positions are rows of the tile."""
+    if tensor.role in ("key", "value"):
+        return Side.KEY
+    if tensor.role == "query":
+        return Side.QUERY
+    at = tensor.axis("position")
+    own = tensor.axes[at].name if at is not None else ""
+    only_keys = _positions(attention, Side.KEY) - _positions(attention, Side.QUERY)
+    return Side.KEY if own in only_keys else Side.QUERY
+
+
+def _positions(attention: Attention, side: Side) -> set[str]:
+    streams = side_tensors(attention, side)
+    return {t.axes[i].name for t in streams if (i := t.axis("position")) is not None}
+
+
 class Streams:
     """Row tensors of one kernel: their parameters, tiles and base pointers."""
 
@@ -197,30 +218,14 @@ class Streams:
             self.views[name] = self._view(t)
 
     def side(self, tensor: Tensor) -> Side:
-        """Query streams and inputs along the query positions are rows of the tile."""
-        if tensor.role in ("key", "value"):
-            return Side.KEY
-        if tensor.role == "query":
-            return Side.QUERY
-        at = tensor.axis("position")
-        own = tensor.axes[at].name if at is not None else ""
-        return (
-            Side.KEY
-            if own in self._positions(Side.KEY) - self._positions(Side.QUERY)
-            else Side.QUERY
-        )
-
-    def _positions(self, side: Side) -> set[str]:
-        streams = side_tensors(self.attention, side)
-        return {t.axes[i].name for t in streams if (i := t.axis("position")) is not None}
+        """Which side of a tile its rows are on."""
+        return side_of(self.attention, tensor)
 
     def _head(self, t: Tensor) -> str:
         head = head_index(t, self.sizes)
-        return (
-            "h_kv"
-            if head == "h" and self.form.rows == "group" and self.side(t) is Side.KEY
-            else head
-        )
+        if head == "h" and self.form.rows == "group" and self.side(t) is Side.KEY:
+            return "head_group" if self.sizes.groups else "h_kv"  # a program of one query head
+        return head
 
     def _view(self, t: Tensor) -> TileView:
         side = self.side(t)
@@ -309,7 +314,8 @@ class Streams:
     def _descriptor(self, t: Tensor, handle: str, c: Chunk, side: Side) -> None:
         sizes, strides = _outer_axes(t)
         rows = self.form.block_q if side is Side.QUERY else self.form.block_k
-        width = value(self.layout.width(t.name))
+        # a block wider than its chunk must read zeros there, not the columns of the next chunk
+        width = value(c.start + c.width if c.padded else self.layout.width(t.name))
         made = Descriptor(t.name, (*sizes, width), (*strides, ONE), (1, 1, rows, c.block))
         self.parameters.add_descriptor(handle, POINTER[t.dtype], made)
 

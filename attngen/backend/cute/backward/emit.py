@@ -13,7 +13,8 @@ from attngen.backend.cute.host import Allocate, Call, CuteStep, Ends, Launch, Le
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
 from attngen.backend.triton.backward.emit import BackwardFile, Part
-from attngen.backend.triton.backward.ledger import TORCH, head_gradient
+from attngen.backend.triton.backward.heads import Heads
+from attngen.backend.triton.backward.ledger import TORCH
 from attngen.backend.triton.backward.rows import RowsKernel
 from attngen.backend.triton.host import host_lines, host_plan
 from attngen.backend.triton.layout import head_axis, side_tensors
@@ -89,7 +90,7 @@ class _File(BackwardFile):
         taken = {self.shape.query.tensor, self.shape.key.tensor, self.shape.value.tensor}
         for g in self.backward.gradients:
             if g.place == "heads" and g.tensor not in taken:
-                head_gradient(self.ledger, g)
+                Heads(self.program.attention).gradient(self.ledger, g)
         for row in (self.shape.query, self.shape.key, self.shape.value):
             self.ledger.part(row.tensor, variable(self.results[row.tensor]))
         arguments = [t.name for t in self.program.attention.tensors if t.view is None]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from attngen.backend.cute.printer import NoScalarForm
 from attngen.backend.cute.split import Split, split, tile_dots
+from attngen.backend.triton.backward.elements import computed
 from attngen.backend.triton.backward.program import Backward
 from attngen.core.dtype import Dtype
 from attngen.ir import build
@@ -144,6 +145,8 @@ def _require(backward: Backward) -> None:
     if tiles.stores:
         names = ", ".join(s.of.tensor for s in tiles.stores)
         raise NoShape(f"a gradient per pair ({names})")
+    if any(isinstance(g.of, Load) and g.of.level and computed(g.of) for g in backward.gradients):
+        raise NoShape("gradients at computed positions")
     roots = [s.value for s in tiles.numbers]
     roots += [p.coefficient for r in tiles.rows for p in r.products]
     if any(isinstance(x, Uniform) for x in walk(*roots)):

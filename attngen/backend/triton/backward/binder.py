@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from attngen.backend.triton.backward.slots import SLOT
 from attngen.backend.triton.binder import Binder
 from attngen.backend.triton.context import ANCHOR
 from attngen.backend.triton.printer import ADD, LOG2E, MUL
-from attngen.backend.triton.shape import ROW, TILE
+from attngen.backend.triton.shape import COLUMN, ROW, TILE
 from attngen.backend.triton.step import printed_score, row_shift
 from attngen.ir import build
-from attngen.ir.expr import Expr, Recomputed
+from attngen.ir.expr import Expr, Hot, Recomputed
 from attngen.ir.online import OnlinePlan
 from attngen.passes.score import split_score
 
@@ -26,6 +27,7 @@ class BackwardBinder(Binder):
     norms: Mapping[Expr, Expr]
     has_keep = False
     half = ""
+    slots: Callable[[Expr], int]
 
     def place(self, e: Expr, user_shape: str = TILE) -> None:
         """Make `e` printable; weights are recomputed where they are first needed."""
@@ -33,7 +35,27 @@ class BackwardBinder(Binder):
             if e not in self.printer.bound:
                 self._recompute(e)
             return
+        if isinstance(e, Hot):
+            if e not in self.printer.bound:
+                self._walk_over(e)
+            return
         super().place(e, user_shape)
+
+    def _walk_over(self, e: Hot) -> None:
+        """A long list, slot by slot: each is read where a tile compares its keys with it."""
+        frame, printer = self.printer.frame, self.printer
+        printer.bound[SLOT] = "slot"
+        key = frame.spread("kv_idx", COLUMN, TILE)
+        name, at, own = (self.names.take(wish) for wish in ("hot", "slot_at", "slot_value"))
+        index, number = (frame.spread(x, ROW, TILE) for x in (at, own))
+        self.sections[TILE] += [
+            f"{name} = ({key} + {frame.spread('q_idx', ROW, TILE)}) * 0.0",
+            f"for slot in range(0, {self.slots(e)}):",
+            f"    {at} = {printer.text(e.indices)}",
+            f"    {own} = {printer.text(e.values)}",
+            f"    {name} += tl.where({key} == {index}, {number}, 0.0)",
+        ]
+        printer.bound[e] = name
 
     def _recompute(self, e: Recomputed) -> None:
         """P = exp2(score - norm), both in log2 units; terms of the row are part of the norm."""

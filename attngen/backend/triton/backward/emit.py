@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from attngen.backend.emitted import DeviceKernel, Emitted
 from attngen.backend.templates import render
 from attngen.backend.triton.backward.base import BackwardContext
+from attngen.backend.triton.backward.heads import Heads
 from attngen.backend.triton.backward.join import can_join, joined_body, joined_parameters
 from attngen.backend.triton.backward.kernels import KeysKernel, QueriesKernel
-from attngen.backend.triton.backward.ledger import TORCH, Ledger, head_gradient
+from attngen.backend.triton.backward.ledger import TORCH, Ledger
 from attngen.backend.triton.backward.program import Backward, backward_layout, backward_programs
 from attngen.backend.triton.backward.rows import RowsKernel
 from attngen.backend.triton.context import Context
@@ -102,7 +104,8 @@ class BackwardFile:
         self.passes = backward_programs(program, plan)
         self.backward = self.passes[-1]
         self.entry = Names().take(f"{program.attention.name}_backward")
-        self.ledger = Ledger()
+        by_pass = Counter(n for b in self.passes for n in {g.tensor for g in b.gradients})
+        self.ledger = Ledger(wide={n for n, count in by_pass.items() if count > 1})
         self.cuts = backward_layout(self.passes)
 
     def emitted(self) -> Emitted:
@@ -116,17 +119,19 @@ class BackwardFile:
             self.ledger.finishing.append(Let(leaf.name, total))
         for g in self.backward.gradients:
             if g.place == "heads":
-                head_gradient(self.ledger, g)
+                Heads(self.program.attention).gradient(self.ledger, g)
         context = parts[-1].context
         host: list[Step] = [
             *context.sizes.steps,
             *self.made_steps(),
             *self.ledger.allocations,
             *(step for p in parts for step in self.launch_steps(p)),
+            *(x.launch(self.by_element) for x in self.ledger.elements),
             *self.ledger.finishing,
             self.returned(),
         ]
         devices = tuple(self.device(p) for p in parts)
+        devices += tuple(x.device(self.by_element) for x in self.ledger.elements[:1])
         arguments = [t.name for t in self.program.attention.tensors if t.view is None]
         arguments += self.backward.given
         source = self._render(parts, host, arguments)
@@ -157,11 +162,19 @@ class BackwardFile:
                     tanh_approx=self.target.tanh_approx and not context.facts.wide,
                 ),
                 stages=[stage_piece(p.stage, p.context.tile) for p in every if p.stage is not None],
-                kernels=[self.kernel_text(p) for p in every],
+                kernels=[
+                    *(self.kernel_text(p) for p in every),
+                    *(x.text(self.by_element) for x in self.ledger.elements[:1]),
+                ],
                 host_signature=call(f"def {self.entry}", arguments, ":"),
                 host_lines=host_lines(host),
             )
         )
+
+    @property
+    def by_element(self) -> str:
+        """The name of the kernel that sums by element."""
+        return f"{self.entry}_elements"
 
     def _parts(self) -> list[Part]:
         """The kernels of one pass."""
@@ -274,13 +287,12 @@ class BackwardFile:
         """The gradients, in order."""
         values: list[Value | Zeros] = []
         for tensor in self.backward.plan.tensors:
-            parts = self.ledger.parts.get(tensor)
-            if parts is None:
+            if tensor not in self.ledger.parts:
                 scalar = self.program.attention.tensor(tensor).is_scalar
                 device = self.program.attention.tensors[0].name if scalar else tensor
                 values.append(Zeros(tensor, device, scalar))
             else:
-                values.append(functools.reduce(Value.__add__, parts))
+                values.append(self.ledger.gradient(tensor))
         return Return(tuple(values))
 
     def launch_steps(self, p: Part) -> list[Step]:

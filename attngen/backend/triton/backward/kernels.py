@@ -7,14 +7,14 @@ from attngen.backend.triton.backward.halve import halve
 from attngen.backend.triton.backward.padding import endless, finite_at_zero
 from attngen.backend.triton.backward.tile import TileKernel
 from attngen.backend.triton.context import ANCHOR
-from attngen.backend.triton.layout import head_axis, side_tensors
+from attngen.backend.triton.layout import head_axis
 from attngen.backend.triton.limits import KEYS, Owner
 from attngen.backend.triton.shape import COLUMN, ROW, SCALAR
-from attngen.backend.triton.tensors import group_lines
+from attngen.backend.triton.tensors import group_lines, head_index
 from attngen.backend.triton.text import prune, words
 from attngen.backend.triton.view import Stage
 from attngen.backend.value import ONE, Value, product, variable
-from attngen.ir.expr import Axes, Index, Load, Recomputed, Row, Side
+from attngen.ir.expr import Axes, Index, Recomputed, Side
 from attngen.ir.index import var
 from attngen.ir.walk import walk
 from attngen.schedule.backward import plain_scores
@@ -180,7 +180,8 @@ class KeysKernel(TileKernel):
     def grouped(self) -> bool:
         """Whether a program adds up the query heads that share a head of the keys.
 
-        Not if a gradient along the keys differs between query heads: then each has a program.
+        Not if a gradient along the keys differs between query heads, or keys and values are shared
+        by different ones: then each has a program.
         """
         return self._heads_shared and not self._per_query_head
 
@@ -189,13 +190,18 @@ class KeysKernel(TileKernel):
         b = self.backward
         own = [g for g in b.gradients if g.place == "keys"]
         reads = list(walk(*(e for g in own for e in (g.of, g.value))))
-        query = head_axis(side_tensors(self.attention, Side.QUERY)[0])
-        rows = (self.attention.tensor(e.tensor) for e in reads if isinstance(e, Row))
+        tensors = [self.attention.tensor(name) for name in self.streams.views]
+        keys = [t for t in tensors if self.streams.side(t) is Side.KEY]
         return (
             any(s.place == "keys" for s in b.sums)
-            or any(isinstance(e, Load) and Index("h") in e.index for e in reads)
-            or (query is not None and any(head_axis(t) == query for t in rows))
+            or any(e is Index("h") for e in reads)
+            or len({head_index(t, self.sizes) for t in keys} | {self._key_head}) > 1
         )
+
+    @property
+    def _key_head(self) -> str:
+        """The head of the keys that programs of a group share."""
+        return "h_kv" if self.sizes.groups else "0"
 
     @property
     def _heads_shared(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from attngen.backend.triton.backward.shares import shares
-from attngen.backend.triton.backward.slots import Slots
+from attngen.backend.triton.backward.slots import SLOT, Slots
 from attngen.backend.triton.layout import Layout, cut_alike, rows_of, side_tensors, size
 from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.core.dtype import Dtype
@@ -63,6 +63,11 @@ class Backward:
     handed: Mapping[Known, str] = field(default_factory=dict)
     received: tuple[str, ...] = ()
     several: Mapping[Known, list[Known]] = field(default_factory=dict)
+
+    def slots(self, e: Expr) -> int:
+        """How many slots the list has that an expression reads at `SLOT`."""
+        read = next(x for x in walk(e) if isinstance(x, Load) and SLOT in x.index)
+        return size(self.program.attention.tensor(read.tensor).axes[-1].size)
 
     @property
     def own(self) -> list[str]:
@@ -231,17 +236,17 @@ class _Maker:
         self.table[leaf] = Load(name, index, "float")
 
     def hand(self, leaf: Known, name: str) -> None:
-        """Declare a sum that later launches read, in float32."""
+        """Declare a sum that later launches read: numbers in float32, rows as operands."""
         if leaf.width is None:
             self.add_number(leaf, name)
         else:
-            self.add(leaf, name, Dtype.F32)
+            self.add(leaf, name, self.half)
         self.handed.append(name)
 
-    def _slot(self, leaf: Expr, number: int) -> Expr:
+    def _slot(self, leaf: Expr, slot: Expr) -> Expr:
         index: list[Expr] = [Index(INDEX[a.role]) for a in self.axes]
         kind: Kind = "int" if leaf.kind == "int" else "float"
-        return Load(self.lists[leaf], (*index, build.const(number)), kind)
+        return Load(self.lists[leaf], (*index, slot), kind)
 
     def read(self, e: Expr) -> Expr:
         """An expression over leaves, over tensors."""
@@ -283,7 +288,12 @@ def expressions(b: Backward) -> list[Expr]:
 def backward_layout(passes: Sequence[Backward]) -> Layout:
     """Cut feature axes: operands of a dot, a sum of rows and what it adds up, are cut alike."""
     roots = [e for b in passes for e in expressions(b)]
-    together = [rows_of([d.a, d.b]) for d in walk(*roots) if isinstance(d, Dot)]
+    summed = {r.leaf: r.of for b in passes for r in b.tiles.rows}
+    dots = [d for d in walk(*roots) if isinstance(d, Dot)]
+    together = [
+        rows_of([d.a, d.b, *(summed[x] for x in walk(d) if isinstance(x, Known) and x in summed)])
+        for d in dots
+    ]
     for b in passes:
         together += _meeting(b)
     return cut_alike(together)

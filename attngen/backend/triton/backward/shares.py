@@ -81,7 +81,9 @@ def _split(e: Expr, owner: Mapping[Expr, int]) -> Parts:
             return {i: build.add(x.get(i, ZERO), y.get(i, ZERO)) for i in {**x, **y}}
         case Where(condition=condition, a=a, b=b):
             x, y = _split(a, owner), _split(b, owner)
-            both = {**x, **y}
+            both = [
+                i for i in {**x, **y} if x.get(i, ZERO) is not ZERO or y.get(i, ZERO) is not ZERO
+            ]
             return {i: build.where(condition, x.get(i, ZERO), y.get(i, ZERO)) for i in both}
         case Cast(x=x, dtype=dtype):
             return {i: Cast(part, dtype) for i, part in _split(x, owner).items()}

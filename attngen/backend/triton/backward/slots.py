@@ -1,7 +1,8 @@
 """Top lists in a backward: a list of n values is n numbers per query, read slot by slot.
 
 The gradient of a list goes to the scores at the saved indices (`Hot`). A tile compares its keys
-with each index; nothing is scattered, so nothing is added without an order.
+with each index; nothing is scattered, so nothing is added without an order. Short lists are written
+out and stay in registers; the tile walks over a long one, slot by slot.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from attngen.backend.triton.finish import holds_list
-from attngen.core.diagnostics import Diagnostic, SpecError
 from attngen.ir import build
 from attngen.ir.backward import BackwardPlan, Definition
 from attngen.ir.build import ZERO
-from attngen.ir.expr import Dot, Expr, Hot, Index, Known, Reduced
+from attngen.ir.expr import Axes, Dot, Expr, Hot, Index, Known, Reduced
 from attngen.ir.walk import rewrite, substitute, walk
 
-MOST = 32  # slots of a list: each is a compare and a select per element of a tile
+MOST = 32  # slots that are written out: each holds two numbers per row, beside a tile
+SLOT = Known("slot", Axes.QUERY, None, "int")  # of a list that is walked over
 
 
 class Slots:
@@ -46,23 +47,27 @@ class Slots:
             for x in walk(self.inlined[e]):
                 self._note(x)
         elif isinstance(e.feature, int):
-            if e.feature > MOST:
-                raise _too_long(e.feature)
             self.leaves[e] = e.feature
 
-    def expand(self, e: Expr, at: Callable[[Expr, int], Expr]) -> Expr:
-        """The expression with numbers per slot; at(leaf, slot): how a slot of a list is read."""
+    def expand(self, e: Expr, at: Callable[[Expr, Expr], Expr]) -> Expr:
+        """The expression with numbers per slot; at(leaf, slot): how a slot of a list is read.
+
+        What is left of a long list is a `Hot` of the numbers of one slot, `SLOT`.
+        """
         if not self.leaves:
             return e
 
-        def slot(x: Expr, number: int) -> Expr:
-            return substitute(x, {leaf: at(leaf, number) for leaf in self.leaves})
+        def slot(x: Expr, number: int | Expr) -> Expr:
+            own = build.const(number) if isinstance(number, int) else number
+            return substitute(x, {leaf: at(leaf, own) for leaf in self.leaves})
 
         def rule(x: Expr) -> Expr:
             lists = [leaf for leaf in walk(x) if leaf in self.leaves]
             if not lists:
                 return x
             slots = range(self.leaves[lists[0]])
+            if isinstance(x, Hot) and len(slots) > MOST:
+                return Hot(slot(x.indices, SLOT), slot(x.values, SLOT))
             if isinstance(x, Hot):
                 return build.total(_one(slot(x.indices, i), slot(x.values, i)) for i in slots)
             if isinstance(x, Dot):
@@ -82,9 +87,3 @@ class Slots:
 def _one(index: Expr, value: Expr) -> Expr:
     """The value at its key, 0 at the others; index -1 is no key."""
     return build.where(build.binary("eq", Index("kv_idx"), index), value, ZERO)
-
-
-def _too_long(count: int) -> SpecError:
-    message = f"the gradient of a top list of {count} is not built yet in the triton backend"
-    fix = f"take at most {MOST}, or call the kernel under torch.no_grad()"
-    return SpecError(Diagnostic("E430", message, help=fix))

@@ -7,10 +7,11 @@ Every sum has a fixed order, so two runs give the same bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attngen.backend.triton.backward.ledger import Ledger, not_built
+from attngen.backend.triton.backward.elements import Elements, Read, computed, stored
+from attngen.backend.triton.backward.ledger import TORCH, Ledger, not_built
 from attngen.backend.triton.host import Allocate, Let
 from attngen.backend.triton.layout import size
 from attngen.backend.triton.shape import COLUMN, ROW, TILE
@@ -18,8 +19,8 @@ from attngen.backend.triton.tensors import POINTER, head_index
 from attngen.backend.value import (
     ONE,
     Value,
-    cast,
     cdiv,
+    product,
     shape_of,
     stride_of,
     sum_over,
@@ -29,7 +30,7 @@ from attngen.backend.value import (
 from attngen.core.dtype import Dtype
 from attngen.ir.attention import Axis, Tensor
 from attngen.ir.backward import Gradient, HeadSum, TileStore
-from attngen.ir.expr import Expr, Index, Known, Load, Row, Side
+from attngen.ir.expr import Const, Expr, Index, Known, Load, Row, Side
 from attngen.ir.walk import walk
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Stores:
         for leaf, s in self.kernel.sums.items():
             if leaf.feature is None:
                 self.kernel.printer.bound[leaf] = s.names[0]
+            else:
+                self.kernel.binder.known[leaf] = s.names
 
     def _leaf_chunks(self) -> dict[Expr, list[str]]:
         sums = self.kernel.sums
@@ -141,9 +144,11 @@ class Stores:
         left = [r for r in g.reduces if not (k.grouped and r in ("group", "h"))]
         if not left:
             array = self.ledger.name(f"d_{t.name}")
-            self.ledger.allocations.append(Allocate(array, t.name, zero=not whole))
+            wide = t.name in self.ledger.wide
+            dtype = FLOAT if wide else None
+            self.ledger.allocations.append(Allocate(array, t.name, dtype=dtype, zero=not whole))
             self.ledger.part(t.name, variable(array))
-            return t, array
+            return replace(t, dtype=Dtype.F32) if wide else t, array
         alike = k.facts.packed == (t.packed is not None)
         if not alike or not set(left) <= {"b", "h", "group"}:
             raise not_built(f"the gradient of {t.name} summed over {', '.join(left)}")
@@ -156,7 +161,7 @@ class Stores:
         width = size(t.axes[-1].size)
         counts = (*(self._count(n) for n in names[:-1]), value(width))
         self.ledger.allocations.append(Allocate(array, t.name, counts, FLOAT, zero=not whole))
-        self._finish(t.name, array, names, [self._axis_name(t, a, names) for a in t.axes])
+        self.ledger.finish(t.name, array, names, [self._axis_name(t, a, names) for a in t.axes])
         axes = tuple(Axis(n, roles[n], width if n == "column" else None) for n in names)
         return Tensor(array, t.role, Dtype.F32, axes, packed=t.packed), array
 
@@ -205,17 +210,48 @@ class Stores:
         self.numbers(g.value)
         k.binder.place(g.value, ROW if g.place != "keys" else COLUMN)
         text = k.printer.text(g.value)
+        if computed(of):
+            return self._by_element(of, text)
         target, load = self._destination(of, g.reduces)
         cells, mask = k.inputs.cells(target, load, k.printer)
         return [f"tl.store({cells}, {text}, mask={mask})"]
+
+    def _by_element(self, of: Load, text: str) -> list[str]:
+        """Stores a number and which element it belongs to; a further kernel adds them up."""
+        k = self.kernel
+        t = k.attention.tensor(of.tensor)
+        read = Read.of_load(t, of)
+        names = read.names(self._own_head())
+        place = ""
+        for axis in read.rest:
+            k.binder.place(of.index[axis], k.owner.shape)
+            own = k.inputs.index(t, axis, of.index[axis], k.printer)
+            size_ = k.parameters.add(f"{t.name}_size_{axis}", "i32", shape_of(t.name, axis))
+            place = f"({place}) * {size_} + {own}" if place else own
+        lines, counts = [], tuple(self._count(n) for n in names)
+        arrays = [self.ledger.name(f"d_{t.name}_{what}") for what in ("numbers", "places", "sums")]
+        for array, own, dtype in zip(arrays, (text, place), (Dtype.F32, Dtype.I32), strict=False):
+            zero = dtype is Dtype.F32  # what no program stores counts for nothing
+            made = Allocate(array, t.name, counts, TORCH[dtype], zero=zero)
+            self.ledger.allocations.append(made)
+            cells, mask = k.inputs.cells(*stored(array, names, dtype), k.printer)
+            lines.append(f"tl.store({cells}, {own}, mask={mask})")
+        leads, rest = read.sizes(tuple(axis for _, axis in read.leads)), read.sizes(read.rest)
+        self.ledger.allocations.append(Allocate(arrays[2], t.name, (*leads, *rest), FLOAT))
+        of_each = product(counts) // product(leads) if leads else product(counts)
+        self.ledger.elements.append(
+            Elements(arrays[0], arrays[1], arrays[2], product(leads), of_each, product(rest))
+        )
+        self.ledger.part(t.name, read.ordered(arrays[2]), fits=False)
+        return lines
 
     def _destination(self, of: Load, reduces: tuple[str, ...]) -> tuple[Tensor, Load]:
         """The array a per-position gradient is stored in, and where in it."""
         k = self.kernel
         t = k.attention.tensor(of.tensor)
-        plain = [i.name for i in of.index if isinstance(i, Index) and i.name != "q_pos"]
-        if len(plain) != len(of.index):
+        if computed(of):
             raise not_built(f"the gradient of {t.name} at computed positions")
+        plain = [i.name if isinstance(i, Index) else "" for i in of.index]
         if not reduces:
             array = self.ledger.name(f"d_{t.name}")
             self.ledger.allocations.append(Allocate(array, t.name, zero=True))
@@ -227,7 +263,8 @@ class Stores:
             shape_of(t.name, plain.index(n)) if n in POSITION else self._count(n) for n in names
         )
         self.ledger.allocations.append(Allocate(array, t.name, counts, FLOAT, zero=True))
-        self._finish(t.name, array, names, plain)
+        fixed = {i: e.value for i, e in enumerate(of.index) if isinstance(e, Const)}
+        self.ledger.finish(t.name, array, names, plain, fixed)
         axes = tuple(Axis(n, "feature") for n in names)
         return Tensor(array, "input", Dtype.F32, axes), Load(
             array, tuple(Index(n) for n in names), "float"
@@ -237,24 +274,6 @@ class Stores:
         s = self.kernel.sizes
         heads = {"h": s.heads, "h_kv": self.kernel.key_heads}
         return {"b": s.batch, **heads, "q_idx": s.q_len, "kv_idx": s.kv_len}[index]
-
-    def _finish(self, tensor: str, array: str, have: list[str], want: list[str]) -> None:
-        """Host: sum the axes the tensor does not have, order the others as it has them.
-
-        Heads of a group follow each other, so an axis of heads is one of key heads and groups.
-        """
-        total = variable(array)
-        heads = next((n for n in ("h_kv", "one") if n in want and n not in have), None)
-        if heads is not None:
-            i = next(i for i, n in enumerate(have) if n in ("h", "h_kv"))
-            total = Value("unflatten", (total, i, shape_of(tensor, want.index(heads))))
-            have = [*have[:i], heads, "group", *have[i + 1 :]]
-        drop = tuple(i for i, n in enumerate(have) if n not in want)
-        left = [n for n in have if n in want]
-        total = sum_over(total, drop) if drop else total
-        if left != want:
-            total = Value("permute", (total, tuple(left.index(n) for n in want)))
-        self.ledger.part(tensor, cast(total, tensor))
 
     def numbers(self, e: Expr) -> None:
         """Make the numbers of an expression printable where the kernel owns its rows."""
@@ -343,7 +362,7 @@ class Stores:
             total = self.ledger.name(f"{x.name}_total")
             summed = Value("first", (sum_over(variable(array), (2,)), x.count))
             self.ledger.finishing.append(Let(total, summed))
-            self._finish(tensor, total, ["b", "h", "bucket"], [*x.lead, "bucket"])
+            self.ledger.finish(tensor, total, ["b", "h", "bucket"], [*x.lead, "bucket"])
             k.parameters.add_array(f"{array}_ptr", "fp32", array)
             k.parameters.add(f"{array}_tiles", "i32", tiles)
             place = f"((b * heads + h) * {array}_tiles + {tile}) * {x.slots}"

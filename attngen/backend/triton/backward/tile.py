@@ -47,6 +47,7 @@ class TileKernel(BackwardContext):
         frame = Frame(keys_first=self.owner is KEYS)
         super().__init__(backward, schedule, target, entry, cuts, frame)
         self.binder.plan, self.binder.half = self.plan, self.facts.half
+        self.binder.slots = backward.slots
         self.binder.norms = {n: backward.number(name) for n, name in backward.norms.items()}
         if self.owner is KEYS:
             self.printer.load = self._load
