@@ -61,7 +61,8 @@ def fits(found: Footprint, schedule: Schedule, target: Target, point: Point) -> 
     if schedule.stages > 1 and found.multiplies_add(schedule, target):
         return False  # operands of ordinary multiply-adds are copied to registers: nothing to stage
     family = family_of(target)
-    if found.sorts and (schedule.block_q, schedule.block_k) in family.unsorted:
+    sorted_tile = (schedule.block_q, max(schedule.block_k, found.slots))  # padded to the list
+    if found.sorts and sorted_tile in family.unsorted:
         return False
     registers = family.registers.estimate(found, schedule, target)
     again = found.reused_bytes * schedule.stages * schedule.block_k if family.rereads else 0

@@ -29,7 +29,7 @@ class Footprint:
     words: registers alive per element of a score tile; columns: vectors of one value per key that
     a score or a mask keeps; searched: ranges of keys are found at run time, by scans or by testing
     each tile; bounded: no class keeps a running maximum; wide: the streams are float32; sorts:
-    lists of the largest scores are kept.
+    lists of the largest scores are kept, of at most so many slots.
     """
 
     query_bytes: int
@@ -44,6 +44,7 @@ class Footprint:
     bounded: bool = False
     wide: bool = False
     sorts: bool = False
+    slots: int = 0
 
     def shared(self, schedule: Schedule) -> int:
         """Bytes of shared memory: the query tile once, the key tiles of every stage."""
@@ -112,6 +113,7 @@ def footprint(program: Program) -> Footprint:
         bounded=bool(plan.classes) and all(c.high - c.low <= _limit(streams) for c in plan.classes),
         wide=Dtype.F32 in streams,
         sorts=any(t.count > 1 for t in plan.tops),
+        slots=max((1 << (t.count - 1).bit_length() for t in plan.tops), default=0),
     )
 
 

@@ -34,7 +34,7 @@ LISTS = {
 }
 LONG = {
     "a list": "best, at = topk(s, 33)  return best, at",
-    "a list longer than some rows": """mask = kv_idx <= q_idx + 20
+    "a list longer than some rows": """mask = kv_idx <= q_idx + 37
         best, at = topk(s, 40)
         return best, at""",
 }
@@ -118,7 +118,8 @@ def test_indices_alone_have_no_gradient():
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_list_is_walked_over(name: str, half: str):
     it = made(LONG[name])
-    tensors = inputs(it, {**SIZES, "B": 1, "Hq": 2, "Hkv": 1}, 3, half=DTYPES[half])
+    small = {**SIZES, "B": 1, "Hq": 1, "Hkv": 1, "Sq": 3}  # sorted one by one: slow
+    tensors = inputs(it, small, 3, half=DTYPES[half])
     assert not gradient_problems(it, tensors, DTYPES[half])
 
 
