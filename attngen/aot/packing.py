@@ -1,7 +1,7 @@
 """How the file of a kernel is stored: as it is, or packed by xz.
 
-CuTe's cubins hold two kernels that are much alike, further apart than a zip looks back; kernels for
-older drivers are rarely loaded. Both are packed, and half as large.
+CuTe's cubins are large, and kernels for older drivers are rarely loaded. Both are packed, and about two
+thirds of what a zip makes of them.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from tests.packages.test_clean import needed
 from tests.packages.test_forms import SCHEMA
 
 pytest.importorskip("cutlass")
-SPECS = ("flash", "varlen")
+SPECS = ("flash", "kmeans_assign")
 H100 = (9, 0, 232448)
 CUTE = ["flash_forward", "flash_forward_again"]
 BACKWARD = ["flash_backward_rows", "flash_backward_queries", "flash_backward_keys"]
@@ -101,8 +101,8 @@ def test_what_compile_would_take_and_why(made):
     assert "too old" in found["flash", "forward", "triton"]
     assert "backend = cute is asked for" in found["flash", "backward", "triton"]
     assert ("flash", "decode", "triton") in found
-    assert "packed sequences" in found["varlen", "forward", "triton"]
-    assert ("varlen", "forward", "cute") not in found
+    assert "CuTe kernels do not do" in found["kmeans_assign", "forward", "triton"]
+    assert ("kmeans_assign", "forward", "cute") not in found
 
 
 def test_the_manifest_follows_its_schema(made):
@@ -339,7 +339,7 @@ def test_cute_for_another_target_is_refused(tmp_path):
 
 
 def test_cute_for_a_spec_it_does_not_do_is_refused(tmp_path):
-    path = str(ROOT / "examples" / "varlen.attn")
+    path = str(ROOT / "examples" / "kmeans_assign.attn")
     found = run([path, "--backend", "cute", "--targets", "sm_90"], tmp_path)
     assert "error[E408]" in found.output + str(found.exception)
 
