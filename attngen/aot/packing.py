@@ -1,7 +1,6 @@
 """How the file of a kernel is stored: as it is, or packed by xz.
 
-CuTe's cubins are large, and kernels for older drivers are rarely loaded. Both are packed, and about two
-thirds of what a zip makes of them.
+CuTe's cubins are large, and kernels for older drivers are rarely loaded: both are packed.
 """
 
 from __future__ import annotations
