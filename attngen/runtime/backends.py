@@ -49,7 +49,7 @@ def choose_backend(
     if asked == "triton":
         return Choice("triton", "asked for")
     if asked == "cute":
-        _require(program, target, short)
+        _require(program, target)  # few queries against many keys too: slower there, but right
         warning = f"; {NOT_RUN[0].lower()}{NOT_RUN[1:-1]}" if target.name == BLACKWELL else ""
         return Choice("cute", f"asked for{warning}")
     return _best(program, target, options, short)
@@ -66,25 +66,35 @@ def _best(program: Program, target: Target, options: Options, short: bool) -> Ch
         return Choice("triton", f"the schedule names {named[0]}, an option of Triton's kernels")
     if not cute_installed() and preferred_backend() != "cute":
         return Choice("triton", "the CuTe DSL is not installed (pip install attngen[cute])")
-    problems = _missing(program, target, short)
+    if short:
+        return Choice("triton", "CuTe kernels do not do few queries against many keys yet")
+    problems = _missing(program, target)
     if problems:
         return Choice("triton", f"CuTe kernels do not do {problems[0]} yet")
+    if unseen := _unseen(program):
+        return Choice("triton", f"CuTe kernels of {unseen} are taken where backend = cute asks")
     return Choice("cute", f"the default on {target.name}, where a spec is one they do")
 
 
-def _missing(program: Program, target: Target, short: bool) -> list[str]:
+def _unseen(program: Program) -> str:
+    """What of the program has not been timed, nor passed its whole tests, on a GPU."""
+    from attngen.backend.cute.shape import unseen  # noqa: PLC0415 - as below
+
+    return unseen(program)
+
+
+def _missing(program: Program, target: Target) -> list[str]:
     from attngen.backend.cute.shape import missing  # noqa: PLC0415 - not needed on a cache hit
 
-    few = ["few queries against many keys"] if short else []
     if target.name == BLACKWELL:
         from attngen.backend.cute.blackwell import missing_on_blackwell  # noqa: PLC0415 - as above
 
-        return [*few, *missing_on_blackwell(program)]
-    return [*few, *missing(program)]
+        return missing_on_blackwell(program)
+    return missing(program)
 
 
-def _require(program: Program, target: Target, short: bool) -> None:
-    problems = _missing(program, target, short)
+def _require(program: Program, target: Target) -> None:
+    problems = _missing(program, target)
     if target.name not in (CUTE_TARGET, BLACKWELL):
         problems.insert(0, f"kernels for {target.name}")
     if problems:

@@ -53,6 +53,13 @@ def missing(program: Program) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def unseen(program: Program) -> str:
+    """What is done, but was not timed or did not pass all of its tests on a GPU; "" for nothing."""
+    if _is_packed(program):
+        return "packed sequences"
+    return "several sums of one softmax" if payloads_of(program.online) else ""
+
+
 def shape_of(program: Program) -> Shape:
     """The parts of a program without anything missing."""
     weights = program.online.classes[0]

@@ -38,6 +38,11 @@ def test_the_fastest_that_can_do_it(free):
     chosen = backends.choose_backend(program("mla"), HOPPER, {})
     assert (chosen.name, "576 columns" in chosen.reason) == ("triton", True)
     assert backends.choose_backend(flash, HOPPER, {}, short=True).name == "triton"
+    assert backends.choose_backend(flash, HOPPER, {"backend": "cute"}, short=True).name == "cute"
+    for name in ("parallax", "varlen"):  # not timed on a GPU yet
+        assert backends.choose_backend(program(name), HOPPER, {}).name == "triton"
+        asked = backends.choose_backend(program(name), HOPPER, {"backend": "cute"})
+        assert asked.name == "cute"
     chosen = backends.choose_backend(flash, HOPPER, {"block_q": 64})
     assert (chosen.name, "block_q" in chosen.reason) == ("triton", True)
 
