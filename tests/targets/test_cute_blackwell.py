@@ -29,7 +29,7 @@ CASES = {
 
 def made(name, size=128):
     kernel = attngen.compile(ROOT / f"{name}.attn", "sm_100", "cute")
-    return kernel.specialise({"D": size})
+    return kernel.specialise({"D": size, "Dv": size})
 
 
 @pytest.mark.parametrize(("name", "size"), CASES)
