@@ -1,6 +1,6 @@
-"""A flag known when a kernel is compiled becomes one that is known when it runs."""
+"""Flags known when a kernel runs, not when it is compiled; lines moved to where they are used."""
 
-from attngen.backend.triton.text import at_run_time
+from attngen.backend.triton.text import at_run_time, sunk
 
 STEP = """    s = dot(q, k)
     if PARTIAL:
@@ -24,3 +24,20 @@ def test_what_a_branch_alone_cannot_say():
         assert at_run_time(body, "PARTIAL", "partial") is None
     known = outside.replace("    s = dot", "    keep = 0\n    s = dot")
     assert at_run_time(known, "PARTIAL", "partial") is not None
+
+
+def test_an_assignment_goes_where_it_is_used_but_not_past_what_reads_it_before():
+    early = ["lse = load(a)", "delta = load(b)", "term = -delta", "limit = load(c)"]
+    late = ["s = dot(k, q)", "p = exp2(s - lse)", "if PARTIAL:", "    p = where(keep, p, term)"]
+    stay, moved = sunk(early, late, ["keep = x < limit"])
+    assert stay == ["limit = load(c)"]  # the mask reads it
+    assert moved == [
+        "s = dot(k, q)",
+        "lse = load(a)",
+        "p = exp2(s - lse)",
+        "delta = load(b)",
+        "term = -delta",
+        "if PARTIAL:",
+        "    p = where(keep, p, term)",
+    ]
+    assert sunk(["unused = load(a)"], late, []) == (["unused = load(a)"], late)
