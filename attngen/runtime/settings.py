@@ -36,8 +36,12 @@ def preferred_backend() -> str:
 
 
 def cute_installed() -> bool:
-    """Whether the CuTe DSL can be imported (`pip install attngen[cute]`)."""
-    return importlib.util.find_spec("cutlass") is not None
+    """Whether the CuTe DSL can be imported (`pip install attngen[cute]`).
+
+    A folder of that name without code, as part of an installation leaves it, is not the DSL.
+    """
+    found = importlib.util.find_spec("cutlass")
+    return found is not None and found.origin is not None
 
 
 def gpu_present() -> bool:
