@@ -83,6 +83,7 @@ def case(tmp_path_factory, fake_driver, monkeypatch):
         file = file_of(name, form)
         manifest = json.loads((packaged(name) / "manifest.json").read_text())
         monkeypatch.setattr(driver, "CUDA_LIBRARY", str(fake_driver))
+        ctypes.CDLL(str(fake_driver)).fake_reset(9, 0, 232448)  # as no test before has left it
         monkeypatch.setattr(driver, "_made", {})
         return Case(compiled(name, form, file), manifest, file, name, form)
 
