@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from attngen.backend.cute.backward.functions import Functions
-from attngen.backend.cute.backward.rows import PaddedRows
+from attngen.backend.cute.backward.rows import RowsLessTerms
 from attngen.backend.cute.backward.shape import BackwardShape, shape_of
 from attngen.backend.cute.emit import argument_kind, roles, tuple_text
 from attngen.backend.cute.host import Allocate, Call, CuteStep, Ends, Launch, Let
@@ -78,7 +78,7 @@ class _File(BackwardFile):
     def make_rows(self) -> RowsKernel:
         """The rows kernel; row terms of the score belong to its normaliser."""
         schedule = self.schedule.rows
-        rows = PaddedRows(self.backward, schedule, self.target, self.entry, self.cuts)
+        rows = RowsLessTerms(self.backward, schedule, self.target, self.entry, self.cuts)
         rows.row, rows.tile_m = self.shape.split.row, self.cute.tile_m
         return rows
 

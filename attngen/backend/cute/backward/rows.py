@@ -1,4 +1,4 @@
-"""The rows kernel as the CuTe kernel needs its numbers: defined at padding, with row terms."""
+"""The rows kernel as the CuTe kernel needs its numbers: normalisers less what depends on the row."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from attngen.ir.expr import Binary, Expr, Index
 from attngen.ir.walk import substitute
 
 
-class PaddedRows(RowsKernel):
+class RowsLessTerms(RowsKernel):
     """Normalisers without the row's terms.
 
-    row: terms of the score that
-    depend on the query alone; they leave the tiles and are a part of the normaliser.
-    tile_m: queries of a step, from the first of which linear terms are measured.
+    row: terms of the score that depend on the query alone; they leave the tiles and are a part of
+    the normaliser. tile_m: queries of a step, from the first of which linear terms are measured.
     """
 
     row: Expr | None = None
