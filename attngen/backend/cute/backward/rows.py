@@ -1,4 +1,4 @@
-"""The rows kernel as the CuTe kernel needs its numbers: normalisers less what depends on the row."""
+"""The rows kernel as the CuTe kernel needs its numbers: normalisers less the terms of a row."""
 
 from __future__ import annotations
 
